@@ -1,0 +1,302 @@
+//! A shard's durable position, stored by the target in the chunk's own transaction.
+//!
+//! Layout, version 1; integers little-endian, `varint` is LEB128:
+//!
+//! | bytes | |
+//! |---|---|
+//! | 1 | version |
+//! | 4 | step, `u32` |
+//! | 1 | flags: 1 the step is done, 2 a last key follows |
+//! | 8, 8 | rows and bytes applied in this step, `u64` |
+//! | varint, n | last key applied in this step, if flagged |
+//! | varint | number of links, then per link: rows, bytes, both varint |
+//! | varint | number of ranges, then per range: varint and n of its last key, 24 of its [`Digest`] |
+
+use crate::error::{Error, Kind, Result};
+use crate::ids::StepIdx;
+use crate::row::Digest;
+
+/// Most key sub-ranges a mark tells apart; neighbours are merged beyond it.
+///
+/// A mismatch is then narrowed to about a sixty-fourth of its shard, and a mark
+/// stays within a few kilobytes.
+pub const MARK_RANGES_MAX: usize = 64;
+
+/// Rows after which a fold opens a new sub-range, before merging doubles it.
+pub const MARK_RANGE_ROWS: u64 = 1024;
+
+const VERSION: u8 = 1;
+const FLAG_DONE: u8 = 1;
+const FLAG_KEY: u8 = 2;
+
+/// How far a shard is, and what it holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Step that the position belongs to.
+    pub step: StepIdx,
+    /// Whether every row of the step is in.
+    pub done: bool,
+    /// Last key consumed in this step, deletes included.
+    pub last_key: Option<Vec<u8>>,
+    /// Rows applied in this step.
+    pub rows: u64,
+    /// Key and payload bytes consumed in this step.
+    pub bytes: u64,
+    /// Consumed per link of the step, in chain order.
+    pub links: Vec<LinkTally>,
+    /// Digests of what the shard holds, over all steps; the last range has no end.
+    pub ranges: Vec<RangeDigest>,
+}
+
+/// Consumed from one link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkTally {
+    /// Rows, tombstones included.
+    pub rows: u64,
+    /// Key and payload bytes.
+    pub bytes: u64,
+}
+
+/// Rows of one key sub-range of a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeDigest {
+    /// Greatest key of the sub-range.
+    pub last_key: Vec<u8>,
+    /// Its rows.
+    pub digest: Digest,
+}
+
+impl Mark {
+    /// The mark at the beginning of `step`, keeping the digests of the steps before.
+    #[must_use]
+    pub fn enter_step(mut self, step: StepIdx, link_count: usize) -> Mark {
+        self.step = step;
+        self.done = false;
+        self.last_key = None;
+        self.rows = 0;
+        self.bytes = 0;
+        self.links = vec![LinkTally::default(); link_count];
+        self
+    }
+
+    /// Accounts that `old` at `key` became `new`; `None` stands for no row.
+    ///
+    /// Rows appended behind every range open new ranges as they go; rows inside
+    /// adjust the range that their key lies in.
+    pub fn account(&mut self, key: &[u8], old: Option<Digest>, new: Option<Digest>) {
+        let change = new.unwrap_or_default() - old.unwrap_or_default();
+        let appends = self.ranges.last().is_none_or(|last| *last.last_key < *key);
+        if !appends {
+            let at = self.ranges.partition_point(|range| *range.last_key < *key);
+            self.ranges[at].digest += change;
+            return;
+        }
+        let range_rows_max = self.range_rows_max();
+        match self.ranges.last_mut() {
+            Some(last) if last.digest.rows < range_rows_max => {
+                last.digest += change;
+                last.last_key.clear();
+                last.last_key.extend_from_slice(key);
+            }
+            _ => {
+                self.ranges.push(RangeDigest { last_key: key.to_vec(), digest: change });
+                if self.ranges.len() > MARK_RANGES_MAX {
+                    self.merge_neighbours();
+                }
+            }
+        }
+    }
+
+    /// Everything the shard holds.
+    pub fn digest(&self) -> Digest {
+        self.ranges.iter().map(|range| range.digest).sum()
+    }
+
+    fn range_rows_max(&self) -> u64 {
+        // Ranges double by merging, the first one first; new ones grow to its size.
+        self.ranges.first().map_or(0, |first| first.digest.rows).max(MARK_RANGE_ROWS)
+    }
+
+    fn merge_neighbours(&mut self) {
+        let merged = self.ranges.chunks(2).map(|pair| RangeDigest {
+            last_key: pair[pair.len() - 1].last_key.clone(),
+            digest: pair.iter().map(|range| range.digest).sum(),
+        });
+        self.ranges = merged.collect();
+    }
+
+    /// Appends the stored form; see the module for its layout.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.push(VERSION);
+        out.extend_from_slice(&self.step.0.to_le_bytes());
+        let key_flag = if self.last_key.is_some() { FLAG_KEY } else { 0 };
+        out.push(key_flag | if self.done { FLAG_DONE } else { 0 });
+        out.extend_from_slice(&self.rows.to_le_bytes());
+        out.extend_from_slice(&self.bytes.to_le_bytes());
+        if let Some(key) = &self.last_key {
+            put_bytes(key, out);
+        }
+        put_varint(self.links.len() as u64, out);
+        for link in &self.links {
+            put_varint(link.rows, out);
+            put_varint(link.bytes, out);
+        }
+        put_varint(self.ranges.len() as u64, out);
+        for range in &self.ranges {
+            put_bytes(&range.last_key, out);
+            out.extend_from_slice(&range.digest.to_bytes());
+        }
+    }
+
+    /// Reads the stored form.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] for another version, [`Kind::Broken`] for anything that is
+    /// truncated, too long or impossible.
+    pub fn decode(bytes: &[u8]) -> Result<Mark> {
+        match bytes.first() {
+            Some(&VERSION) => {}
+            Some(version) => {
+                let message = format!("a mark has version {version}, this program reads {VERSION}");
+                return Err(Error::new(Kind::Unsupported, message));
+            }
+            None => return Err(broken()),
+        }
+        let mut rest = &bytes[1..];
+        let mark = take_mark(&mut rest).filter(|_| rest.is_empty());
+        mark.ok_or_else(broken)
+    }
+}
+
+fn broken() -> Error {
+    Error::new(Kind::Broken, "a stored mark is truncated or malformed")
+}
+
+fn take_mark(rest: &mut &[u8]) -> Option<Mark> {
+    let step = StepIdx(u32::from_le_bytes(take(rest, 4)?.try_into().ok()?));
+    let flags = take(rest, 1)?[0];
+    if flags & !(FLAG_DONE | FLAG_KEY) != 0 {
+        return None;
+    }
+    let rows = u64::from_le_bytes(take(rest, 8)?.try_into().ok()?);
+    let bytes = u64::from_le_bytes(take(rest, 8)?.try_into().ok()?);
+    let last_key = if flags & FLAG_KEY != 0 { Some(take_bytes(rest)?.to_vec()) } else { None };
+    let link_count = take_varint(rest)?;
+    let mut links = Vec::new();
+    for _ in 0..link_count {
+        links.push(LinkTally { rows: take_varint(rest)?, bytes: take_varint(rest)? });
+    }
+    let range_count = take_varint(rest)?;
+    let mut ranges = Vec::new();
+    for _ in 0..range_count {
+        let last_key = take_bytes(rest)?.to_vec();
+        let digest = Digest::from_bytes(take(rest, Digest::LEN)?.try_into().ok()?);
+        ranges.push(RangeDigest { last_key, digest });
+    }
+    Some(Mark { step, done: flags & FLAG_DONE != 0, last_key, rows, bytes, links, ranges })
+}
+
+fn put_varint(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    put_varint(bytes.len() as u64, out);
+    out.extend_from_slice(bytes);
+}
+
+fn take<'a>(rest: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
+    let (taken, after) = rest.split_at_checked(len)?;
+    *rest = after;
+    Some(taken)
+}
+
+fn take_varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut number = 0u64;
+    for shift in (0..64).step_by(7) {
+        let byte = take(rest, 1)?[0];
+        let low = u64::from(byte & 0x7f);
+        if shift == 63 && low > 1 {
+            return None;
+        }
+        number |= low << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let len = usize::try_from(take_varint(rest)?).ok()?;
+    take(rest, len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(sum: u128) -> Option<Digest> {
+        Some(Digest { rows: 1, sum })
+    }
+
+    fn mark() -> Mark {
+        let mut mark = Mark::default().enter_step(StepIdx(3), 2);
+        mark.last_key = Some(b"k".to_vec());
+        mark.rows = 5;
+        mark.links[1] = LinkTally { rows: 300, bytes: 70_000 };
+        mark.account(b"a", None, one(7));
+        mark
+    }
+
+    #[test]
+    fn a_mark_reads_back() {
+        let mut bytes = Vec::new();
+        mark().encode(&mut bytes);
+        assert_eq!(Mark::decode(&bytes).unwrap(), mark());
+    }
+
+    #[test]
+    fn every_truncated_or_longer_mark_is_refused() {
+        let mut bytes = Vec::new();
+        mark().encode(&mut bytes);
+        for len in 0..bytes.len() {
+            assert!(Mark::decode(&bytes[..len]).is_err(), "{len}");
+        }
+        bytes.push(0);
+        assert_eq!(Mark::decode(&bytes).unwrap_err().kind(), Kind::Broken);
+        bytes[0] = 9;
+        assert_eq!(Mark::decode(&bytes).unwrap_err().kind(), Kind::Unsupported);
+    }
+
+    #[test]
+    fn ranges_stay_bounded_and_sum_to_the_whole() {
+        let mut mark = Mark::default();
+        let mut expected = Digest::default();
+        for key in 0..200_000u32 {
+            mark.account(&key.to_be_bytes(), None, one(u128::from(key)));
+            expected += one(u128::from(key)).unwrap();
+        }
+        assert!(mark.ranges.len() <= MARK_RANGES_MAX);
+        assert!(mark.ranges.len() > MARK_RANGES_MAX / 4, "{}", mark.ranges.len());
+        assert_eq!(mark.digest(), expected);
+    }
+
+    #[test]
+    fn a_later_step_adjusts_the_range_its_key_lies_in() {
+        let mut mark = Mark::default();
+        for key in 0..10_000u32 {
+            mark.account(&key.to_be_bytes(), None, one(1));
+        }
+        let before = mark.clone();
+        mark.account(&5_000u32.to_be_bytes(), one(1), None);
+        let changed: Vec<usize> =
+            (0..mark.ranges.len()).filter(|at| mark.ranges[*at] != before.ranges[*at]).collect();
+        assert_eq!(changed.len(), 1);
+        assert_eq!(mark.digest().rows, 9_999);
+    }
+}

@@ -1,0 +1,12 @@
+//! Incremental backup and restore of sharded tables, with progress that survives.
+//!
+//! Modules in reading order; ARCHITECTURE.md at the root has the map and the glossary.
+
+pub mod collection;
+pub mod database;
+pub mod env;
+pub mod error;
+pub mod ids;
+pub mod row;
+
+pub use error::{Error, Kind, Result};

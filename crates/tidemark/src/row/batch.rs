@@ -1,0 +1,142 @@
+//! Rows on the move: batches of keys and payloads in one buffer, and streams of them.
+
+use crate::error::Result;
+
+/// What happened to a row since the parent backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ChangeOp {
+    /// The payload is the whole row. Every row of a full is one.
+    Upsert = 0,
+    /// The payload misses columns that keep their older value; it names them.
+    Update = 1,
+    /// The row is gone; the payload is empty.
+    Delete = 2,
+}
+
+/// One row or change inside a [`RowBatch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowRef<'a> {
+    /// Canonical key bytes.
+    pub key: &'a [u8],
+    /// What happened.
+    pub op: ChangeOp,
+    /// Payload bytes, version byte included; empty for a delete.
+    pub payload: &'a [u8],
+}
+
+impl RowRef<'_> {
+    /// Bytes of key and payload: the unit of planned and done work.
+    pub fn byte_count(&self) -> u64 {
+        (self.key.len() + self.payload.len()) as u64
+    }
+}
+
+/// Rows in one buffer, in ascending key order.
+#[derive(Clone, Debug, Default)]
+pub struct RowBatch {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    key_end: u64,
+    payload_end: u64,
+    op: ChangeOp,
+}
+
+impl RowBatch {
+    /// An empty batch.
+    pub fn new() -> RowBatch {
+        RowBatch::default()
+    }
+
+    /// Forgets the rows and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.entries.clear();
+    }
+
+    /// Appends a row.
+    pub fn push(&mut self, row: RowRef<'_>) {
+        self.push_with(
+            row.op,
+            |out| out.extend_from_slice(row.key),
+            |out| {
+                out.extend_from_slice(row.payload);
+            },
+        );
+    }
+
+    /// Appends a row whose key and payload are written in place.
+    pub fn push_with(
+        &mut self,
+        op: ChangeOp,
+        write_key: impl FnOnce(&mut Vec<u8>),
+        write_payload: impl FnOnce(&mut Vec<u8>),
+    ) {
+        write_key(&mut self.bytes);
+        let key_end = self.bytes.len() as u64;
+        write_payload(&mut self.bytes);
+        self.entries.push(Entry { key_end, payload_end: self.bytes.len() as u64, op });
+    }
+
+    /// Takes the last row back.
+    pub fn pop(&mut self) {
+        self.entries.pop();
+        let end = self.entries.last().map_or(0, |entry| entry.payload_end);
+        self.bytes.truncate(end as usize);
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes of all keys and payloads.
+    pub fn byte_count(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// The row at `at`; panics beyond the end.
+    pub fn row(&self, at: usize) -> RowRef<'_> {
+        let start = at.checked_sub(1).map_or(0, |before| self.entries[before].payload_end as usize);
+        let entry = self.entries[at];
+        let key_end = entry.key_end as usize;
+        RowRef {
+            key: &self.bytes[start..key_end],
+            op: entry.op,
+            payload: &self.bytes[key_end..entry.payload_end as usize],
+        }
+    }
+
+    /// The rows, in order.
+    pub fn iter(&self) -> impl Iterator<Item = RowRef<'_>> {
+        (0..self.entries.len()).map(|at| self.row(at))
+    }
+
+    /// The last row.
+    pub fn last(&self) -> Option<RowRef<'_>> {
+        self.entries.len().checked_sub(1).map(|at| self.row(at))
+    }
+}
+
+/// Rows in strictly ascending key order, a batch at a time.
+pub trait RowStream: Send {
+    /// Replaces `batch` by the next rows; `false`, with an empty batch, at the end.
+    ///
+    /// After an error the stream is spent: it is opened again from the mark.
+    fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool>;
+}
+
+impl<T: RowStream + ?Sized> RowStream for Box<T> {
+    fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
+        (**self).next_batch(batch)
+    }
+}
