@@ -7,6 +7,7 @@ pub mod database;
 pub mod env;
 pub mod error;
 pub mod ids;
+pub(crate) mod lmdb;
 pub mod operation;
 pub mod row;
 
