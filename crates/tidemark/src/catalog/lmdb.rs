@@ -1,0 +1,711 @@
+//! The catalog in an LMDB environment.
+//!
+//! LMDB is multi-process: a second terminal lists, watches and steers what a first
+//! one drives. Who drives holds an OS lock on `operation-<id>-<epoch>.lock`, which
+//! its death releases, and a lease on the machine's boot clock, which its silence
+//! lets run out.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use heed::RoTxn;
+
+use super::record::holder::HolderRecord;
+use super::record::operation::OperationRecord;
+use super::record::{shard_progress, steering};
+use super::{Catalog, Commit, Hold, Holding, StoredState};
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::ids::{Epoch, OperationId, ShardIdx, StepIdx, Txn};
+use crate::lmdb::{
+    Environment, EnvironmentOptions, FileLock, LmdbContext, LockMode, NamedDatabase, WriteTxn,
+};
+use crate::operation::{Phase, Removed, Request, ShardProgress, State};
+
+/// Time after its last renewal at which a silent holder may be taken over.
+///
+/// Renewals come every two seconds, so seven are missed first.
+const LEASE: Duration = Duration::from_secs(15);
+
+/// How long a command waits for another process that is writing.
+const WRITE_WAIT: Duration = Duration::from_secs(10);
+
+/// Named databases of the catalog, besides those of the database it lives in.
+const DATABASE_NAMES: [&str; 9] = [
+    "operation",
+    "operation_plan",
+    "restore_state",
+    "shard_progress",
+    "holder",
+    "steering",
+    "operation_identity",
+    "operation_txn",
+    "operation_counter",
+];
+
+const NEXT_OPERATION: &[u8] = b"next operation";
+const NEXT_EPOCH: &[u8] = b"next epoch";
+const NEXT_STEERING: &[u8] = b"next steering";
+
+/// Operations in an LMDB environment.
+#[derive(Clone, Debug)]
+pub struct LmdbCatalog(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    environment: Arc<Environment>,
+    locks: PathBuf,
+    env: Arc<dyn Env>,
+    operation: NamedDatabase,
+    plan: NamedDatabase,
+    state: NamedDatabase,
+    shards: NamedDatabase,
+    holder: NamedDatabase,
+    steering: NamedDatabase,
+    identity: NamedDatabase,
+    txn: NamedDatabase,
+    counter: NamedDatabase,
+}
+
+impl LmdbCatalog {
+    /// A catalog of its own in the directory `dir`, made when it is missing.
+    ///
+    /// # Errors
+    /// [`Kind::Blocked`] when `dir` cannot be written.
+    pub fn open_or_create(dir: &Path, env: Arc<dyn Env>) -> Result<LmdbCatalog> {
+        let options =
+            EnvironmentOptions { map_bytes: 16 << 30, databases_max: 16, readers_max: 1024 };
+        let environment = Environment::create(dir, options, &*env)?;
+        LmdbCatalog::inside(environment, &dir.join("locks"), env)
+    }
+
+    /// A catalog inside the environment of a database; `locks` is a directory for lock files.
+    pub(crate) fn inside(
+        environment: Arc<Environment>,
+        locks: &Path,
+        env: Arc<dyn Env>,
+    ) -> Result<LmdbCatalog> {
+        std::fs::create_dir_all(locks)
+            .map_err(|cause| Error::io(format!("create `{}`", locks.display()), cause))?;
+        let [operation, plan, state, shards, holder, steering, identity, txn, counter] =
+            environment.create_databases(DATABASE_NAMES, &*env, WRITE_WAIT)?;
+        let locks = locks.to_owned();
+        Ok(LmdbCatalog(Arc::new(Inner {
+            environment,
+            locks,
+            env,
+            operation,
+            plan,
+            state,
+            shards,
+            holder,
+            steering,
+            identity,
+            txn,
+            counter,
+        })))
+    }
+}
+
+impl Inner {
+    fn write(&self) -> Result<WriteTxn<'_>> {
+        self.environment.write(&*self.env, WRITE_WAIT)
+    }
+
+    fn get<'t>(
+        &self,
+        from: NamedDatabase,
+        txn: &'t RoTxn<'_>,
+        key: &[u8],
+    ) -> Result<Option<&'t [u8]>> {
+        from.get(txn, key).during(|| "read the catalog".to_owned())
+    }
+
+    fn put(
+        &self,
+        to: NamedDatabase,
+        txn: &mut WriteTxn<'_>,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<()> {
+        to.put(txn, key, value).during(|| "write the catalog".to_owned())
+    }
+
+    fn delete(&self, from: NamedDatabase, txn: &mut WriteTxn<'_>, key: &[u8]) -> Result<()> {
+        from.delete(txn, key).during(|| "write the catalog".to_owned())?;
+        Ok(())
+    }
+
+    /// Removes every record whose key begins with `prefix`.
+    fn delete_prefix(
+        &self,
+        from: NamedDatabase,
+        txn: &mut WriteTxn<'_>,
+        prefix: &[u8],
+    ) -> Result<()> {
+        let doing = || "write the catalog".to_owned();
+        let mut records = from.prefix_iter_mut(txn, prefix).during(doing)?;
+        while let Some(record) = records.next() {
+            record.during(doing)?;
+            // SAFETY: the key and value of the record are not used after this.
+            unsafe { records.del_current() }.during(doing)?;
+        }
+        Ok(())
+    }
+
+    fn require<'t>(
+        &self,
+        from: NamedDatabase,
+        txn: &'t RoTxn<'_>,
+        id: OperationId,
+    ) -> Result<&'t [u8]> {
+        self.get(from, txn, &key(id))?.ok_or_else(|| unknown(id))
+    }
+
+    fn next(&self, txn: &mut WriteTxn<'_>, counter: &[u8]) -> Result<u64> {
+        let next = match self.get(self.counter, txn, counter)? {
+            Some(bytes) => number(bytes)?,
+            None => 1,
+        };
+        self.put(self.counter, txn, counter, &(next + 1).to_be_bytes())?;
+        Ok(next)
+    }
+
+    fn holder(&self, txn: &RoTxn<'_>, id: OperationId) -> Result<Option<HolderRecord>> {
+        self.get(self.holder, txn, &key(id))?.map(HolderRecord::decode).transpose()
+    }
+
+    fn lock_path(&self, id: OperationId, epoch: Epoch) -> PathBuf {
+        self.locks.join(format!("operation-{id}-{epoch}.lock"))
+    }
+
+    /// Whether the process behind a holder record can still act.
+    fn holding(&self, id: OperationId, record: Option<HolderRecord>) -> Result<Holding> {
+        let Some(record) = record else { return Ok(Holding::Free) };
+        let path = self.lock_path(id, record.epoch);
+        // Its death let go of the lock; a lock file that is gone was let go of in order.
+        let is_dead =
+            !path.exists() || FileLock::try_acquire(&path, LockMode::Exclusive)?.is_some();
+        if is_dead || record.boot_id != self.env.boot_id() {
+            return Ok(Holding::Dead { pid: record.pid });
+        }
+        let rest = record.lease_until.since(self.env.boot_time());
+        Ok(Holding::Alive {
+            pid: record.pid,
+            lease_seconds: rest.as_millis().div_ceil(1000) as u64,
+        })
+    }
+
+    /// A holder record that runs from now.
+    fn lease(&self, epoch: Epoch) -> HolderRecord {
+        HolderRecord {
+            epoch,
+            pid: std::process::id(),
+            boot_id: self.env.boot_id(),
+            lease_until: self.env.boot_time().after(LEASE),
+        }
+    }
+}
+
+impl Catalog for LmdbCatalog {
+    fn create(&self, new: &OperationRecord, plan: &[u8], state: &State) -> Result<OperationId> {
+        let inner = &self.0;
+        let mut txn = inner.write()?;
+        if let Some(bytes) =
+            inner.get(inner.identity, &txn, identity_key(&new.identity).as_slice())?
+        {
+            let message = format!(
+                "{} is already under way as operation {}; run the same command to carry on with it",
+                new.title,
+                number(bytes)?
+            );
+            return Err(Error::new(Kind::Held, message));
+        }
+        let id = OperationId(inner.next(&mut txn, NEXT_OPERATION)?);
+        inner.put(inner.operation, &mut txn, &key(id), &new.encode())?;
+        inner.put(inner.plan, &mut txn, &key(id), plan)?;
+        let stored = StoredState {
+            state: state.clone(),
+            version: 1,
+            created_at: new.created_at,
+            changed_at: new.created_at,
+            ended_at: None,
+            outcome: None,
+        };
+        inner.put(inner.state, &mut txn, &key(id), &stored.encode())?;
+        let identity = identity_key(&new.identity);
+        inner.put(inner.identity, &mut txn, &identity, &id.0.to_be_bytes())?;
+        txn.commit()?;
+        Ok(id)
+    }
+
+    fn unfinished(&self, identity: &str) -> Result<Option<OperationId>> {
+        let txn = self.0.environment.read()?;
+        let found = self.0.get(self.0.identity, &txn, &identity_key(identity))?;
+        found.map(|bytes| number(bytes).map(OperationId)).transpose()
+    }
+
+    fn by_txn(&self, number_wanted: Txn) -> Result<Option<OperationId>> {
+        let txn = self.0.environment.read()?;
+        let found = self.0.get(self.0.txn, &txn, &number_wanted.0.to_be_bytes())?;
+        found.map(|bytes| number(bytes).map(OperationId)).transpose()
+    }
+
+    fn list(&self) -> Result<Vec<OperationId>> {
+        let txn = self.0.environment.read()?;
+        let doing = || "list operations".to_owned();
+        let mut ids = Vec::new();
+        for record in self.0.operation.iter(&txn).during(doing)? {
+            let (key, _) = record.during(doing)?;
+            ids.push(OperationId(number(key)?));
+        }
+        Ok(ids)
+    }
+
+    fn operation(&self, id: OperationId) -> Result<OperationRecord> {
+        let txn = self.0.environment.read()?;
+        OperationRecord::decode(self.0.require(self.0.operation, &txn, id)?)
+    }
+
+    fn plan(&self, id: OperationId) -> Result<Vec<u8>> {
+        let txn = self.0.environment.read()?;
+        Ok(self.0.require(self.0.plan, &txn, id)?.to_vec())
+    }
+
+    fn state(&self, id: OperationId) -> Result<StoredState> {
+        let txn = self.0.environment.read()?;
+        StoredState::decode(self.0.require(self.0.state, &txn, id)?)
+    }
+
+    fn shards(&self, id: OperationId, step: StepIdx) -> Result<Vec<(ShardIdx, ShardProgress)>> {
+        let inner = &self.0;
+        let txn = inner.environment.read()?;
+        inner.require(inner.operation, &txn, id)?;
+        let doing = || format!("read the shards of operation {id}");
+        let prefix = shard_progress::step_prefix(id, step);
+        let mut shards = Vec::new();
+        for record in inner.shards.prefix_iter(&txn, &prefix).during(doing)? {
+            let (key, value) = record.during(doing)?;
+            let shard = shard_progress::shard_of(key).ok_or_else(broken_key)?;
+            shards.push((shard, shard_progress::decode(value)?));
+        }
+        Ok(shards)
+    }
+
+    fn holder(&self, id: OperationId) -> Result<Holding> {
+        let txn = self.0.environment.read()?;
+        self.0.require(self.0.operation, &txn, id)?;
+        let record = self.0.holder(&txn, id)?;
+        drop(txn);
+        self.0.holding(id, record)
+    }
+
+    fn hold(&self, id: OperationId, epoch: Epoch) -> Result<Box<dyn Hold>> {
+        let inner = &self.0;
+        let before = {
+            let txn = inner.environment.read()?;
+            inner.require(inner.operation, &txn, id)?;
+            inner.holder(&txn, id)?
+        };
+        if let Holding::Alive { pid, lease_seconds } = inner.holding(id, before)?
+            && lease_seconds > 0
+        {
+            return Err(held(id, pid, lease_seconds));
+        }
+        // Our own lock first: whoever reads the record below must find it locked.
+        let path = inner.lock_path(id, epoch);
+        let lock = FileLock::try_acquire(&path, LockMode::Exclusive)?;
+        let lock = lock.ok_or_else(|| held(id, 0, LEASE.as_secs()))?;
+        let mut txn = inner.write()?;
+        let version = StoredState::decode(inner.require(inner.state, &txn, id)?)?.version;
+        if inner.holder(&txn, id)? != before {
+            drop(txn);
+            // Another took it, or it was renewed, between the look and the lock.
+            let _ = std::fs::remove_file(&path);
+            return Err(held(id, 0, LEASE.as_secs()));
+        }
+        inner.put(inner.holder, &mut txn, &key(id), &inner.lease(epoch).encode())?;
+        txn.commit()?;
+        if let Some(before) = before {
+            // Its owner is dead or fenced; the name is not used again.
+            let _ = std::fs::remove_file(inner.lock_path(id, before.epoch));
+        }
+        Ok(Box::new(LmdbHold { inner: Arc::clone(inner), id, epoch, version, lock: Some(lock) }))
+    }
+
+    fn steer(&self, id: OperationId, request: &Request) -> Result<()> {
+        let inner = &self.0;
+        let mut txn = inner.write()?;
+        inner.require(inner.operation, &txn, id)?;
+        let number = inner.next(&mut txn, NEXT_STEERING)?;
+        let key = steering::key(id, number);
+        inner.put(inner.steering, &mut txn, &key, &steering::encode(request))?;
+        txn.commit()
+    }
+
+    fn forget(&self, id: OperationId) -> Result<()> {
+        let inner = &self.0;
+        if let Holding::Alive { pid, .. } = self.holder(id)? {
+            let message = format!(
+                "operation {id} is being driven by process {pid}; wait for its end, or cancel it"
+            );
+            return Err(Error::new(Kind::Held, message));
+        }
+        let mut txn = inner.write()?;
+        let stored = StoredState::decode(inner.require(inner.state, &txn, id)?)?;
+        if !stored.state.phase.is_terminal() {
+            let message = format!(
+                "operation {id} is {}, not ended; run `tidemark operation cancel {id}` first",
+                stored.state.phase.name()
+            );
+            return Err(Error::new(Kind::Usage, message));
+        }
+        if let Some(number) = stored.state.phase.txn() {
+            inner.delete(inner.txn, &mut txn, &number.0.to_be_bytes())?;
+        }
+        for records in [inner.operation, inner.plan, inner.state, inner.holder] {
+            inner.delete(records, &mut txn, &key(id))?;
+        }
+        for records in [inner.shards, inner.steering] {
+            inner.delete_prefix(records, &mut txn, &key(id))?;
+        }
+        txn.commit()
+    }
+
+    fn allocate_epoch(&self) -> Result<Epoch> {
+        let mut txn = self.0.write()?;
+        let epoch = Epoch(self.0.next(&mut txn, NEXT_EPOCH)?);
+        txn.commit()?;
+        Ok(epoch)
+    }
+}
+
+/// A hold in an LMDB catalog.
+#[derive(Debug)]
+struct LmdbHold {
+    inner: Arc<Inner>,
+    id: OperationId,
+    epoch: Epoch,
+    version: u64,
+    lock: Option<FileLock>,
+}
+
+impl LmdbHold {
+    fn check_current(&self, txn: &WriteTxn<'_>) -> Result<()> {
+        match self.inner.holder(txn, self.id)? {
+            Some(record) if record.epoch == self.epoch => Ok(()),
+            found => {
+                let by = found.map_or("ended by another process".to_owned(), |record| {
+                    format!("taken over by process {}", record.pid)
+                });
+                let message = format!("operation {} was {by}; this process stops", self.id);
+                Err(Error::new(Kind::Fenced, message))
+            }
+        }
+    }
+
+    fn write_shards(&self, txn: &mut WriteTxn<'_>, commit: &Commit<'_>) -> Result<()> {
+        let inner = &self.inner;
+        match commit.changes.removed {
+            Removed::Nothing => {}
+            Removed::Step(step) => {
+                let prefix = shard_progress::step_prefix(self.id, step);
+                inner.delete_prefix(inner.shards, txn, &prefix)?;
+            }
+            Removed::All => inner.delete_prefix(inner.shards, txn, &key(self.id))?,
+        }
+        for (step, shard, progress) in &commit.changes.shards {
+            let key = shard_progress::key(self.id, *step, *shard);
+            inner.put(inner.shards, txn, &key, &shard_progress::encode(progress))?;
+        }
+        Ok(())
+    }
+
+    /// An ended operation is held by nobody, and its identity is free again.
+    fn release_ended(&self, txn: &mut WriteTxn<'_>) -> Result<()> {
+        let inner = &self.inner;
+        let record = OperationRecord::decode(inner.require(inner.operation, txn, self.id)?)?;
+        inner.delete(inner.identity, txn, &identity_key(&record.identity))?;
+        inner.delete_prefix(inner.steering, txn, &key(self.id))
+    }
+}
+
+impl Hold for LmdbHold {
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    fn commit(&mut self, commit: &Commit<'_>) -> Result<()> {
+        let inner = &self.inner;
+        let mut txn = inner.write()?;
+        self.check_current(&txn)?;
+        let mut stored = StoredState::decode(inner.require(inner.state, &txn, self.id)?)?;
+        if stored.version != self.version {
+            let message = format!(
+                "operation {} changed from version {} to {} behind its holder's back",
+                self.id, self.version, stored.version
+            );
+            return Err(Error::new(Kind::Fenced, message));
+        }
+        self.write_shards(&mut txn, commit)?;
+        let is_new_txn = stored.state.phase.txn() != commit.state.phase.txn();
+        if let (true, Some(number)) = (is_new_txn, commit.state.phase.txn()) {
+            let key = number.0.to_be_bytes();
+            inner.put(inner.txn, &mut txn, &key, &self.id.0.to_be_bytes())?;
+        }
+        stored.state = commit.state.clone();
+        stored.version += 1;
+        stored.changed_at = inner.env.wall_time();
+        if let Some(outcome) = commit.outcome {
+            stored.outcome = Some(outcome.to_owned());
+        }
+        if let Some(plan) = commit.plan {
+            inner.put(inner.plan, &mut txn, &key(self.id), plan)?;
+        }
+        if let Some(seen) = commit.seen {
+            for number in numbers(inner, &txn, self.id)? {
+                if number <= seen {
+                    inner.delete(inner.steering, &mut txn, &steering::key(self.id, number))?;
+                }
+            }
+        }
+        if commit.state.phase.is_terminal() {
+            stored.ended_at = Some(stored.changed_at);
+            self.release_ended(&mut txn)?;
+        }
+        inner.put(inner.state, &mut txn, &key(self.id), &stored.encode())?;
+        txn.commit()?;
+        self.version = stored.version;
+        Ok(())
+    }
+
+    fn renew(&mut self) -> Result<()> {
+        let inner = &self.inner;
+        let mut txn = inner.write()?;
+        self.check_current(&txn)?;
+        inner.put(inner.holder, &mut txn, &key(self.id), &inner.lease(self.epoch).encode())?;
+        txn.commit()
+    }
+
+    fn requests(&self) -> Result<Vec<(u64, Request)>> {
+        let txn = self.inner.environment.read()?;
+        let doing = || format!("read requests to operation {}", self.id);
+        let mut requests = Vec::new();
+        for record in self.inner.steering.prefix_iter(&txn, &key(self.id)).during(doing)? {
+            let (key, value) = record.during(doing)?;
+            let number = steering::number_of(key).ok_or_else(broken_key)?;
+            requests.push((number, steering::decode(value)?));
+        }
+        Ok(requests)
+    }
+}
+
+impl Drop for LmdbHold {
+    /// Gives the operation back; whoever cannot is treated as dead once the process ends.
+    fn drop(&mut self) {
+        let released = self.inner.write().and_then(|mut txn| {
+            self.check_current(&txn)?;
+            self.inner.delete(self.inner.holder, &mut txn, &key(self.id))?;
+            txn.commit()
+        });
+        self.lock = None;
+        let _ = std::fs::remove_file(self.inner.lock_path(self.id, self.epoch));
+        if let Err(error) = released
+            && error.kind() != Kind::Fenced
+        {
+            tracing::debug!(operation = self.id.0, %error, "could not give the hold back");
+        }
+    }
+}
+
+fn numbers(inner: &Inner, txn: &RoTxn<'_>, id: OperationId) -> Result<Vec<u64>> {
+    let doing = || format!("read requests to operation {id}");
+    let mut numbers = Vec::new();
+    for record in inner.steering.prefix_iter(txn, &key(id)).during(doing)? {
+        let (key, _) = record.during(doing)?;
+        numbers.push(steering::number_of(key).ok_or_else(broken_key)?);
+    }
+    Ok(numbers)
+}
+
+fn key(id: OperationId) -> [u8; 8] {
+    id.0.to_be_bytes()
+}
+
+/// Identities are of any length, keys are not: BLAKE3.
+fn identity_key(identity: &str) -> [u8; 32] {
+    *blake3::hash(identity.as_bytes()).as_bytes()
+}
+
+fn number(bytes: &[u8]) -> Result<u64> {
+    let bytes: [u8; 8] = bytes.try_into().map_err(|_| broken_key())?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+fn broken_key() -> Error {
+    Error::new(Kind::Broken, "the catalog holds a key of impossible length")
+}
+
+fn unknown(id: OperationId) -> Error {
+    let message = format!("there is no operation {id} here; `tidemark operation list` shows them");
+    Error::new(Kind::NotFound, message)
+}
+
+fn held(id: OperationId, pid: u32, lease_seconds: u64) -> Error {
+    let by = if pid == 0 { "another process".to_owned() } else { format!("process {pid}") };
+    let message = format!(
+        "operation {id} is held by {by}, whose lease runs for {lease_seconds} s more unless it \
+         renews it; watch it with `tidemark operation watch {id}`, or end that process"
+    );
+    Error::new(Kind::Held, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::{SystemEnv, WallTime};
+    use crate::operation::{Changes, PausedBy, Planned, Working};
+
+    fn record(identity: &str) -> OperationRecord {
+        OperationRecord {
+            verb: super::super::Verb::Restore,
+            identity: identity.to_owned(),
+            title: format!("restore of {identity}"),
+            request: serde_json::Value::Null,
+            plan_hash: String::new(),
+            step_count: 1,
+            created_at: WallTime(1),
+        }
+    }
+
+    fn catalog(dir: &tempfile::TempDir) -> LmdbCatalog {
+        LmdbCatalog::open_or_create(dir.path(), Arc::new(SystemEnv)).unwrap()
+    }
+
+    fn state() -> State {
+        State::new(Planned::default(), 10)
+    }
+
+    fn commit(hold: &mut Box<dyn Hold>, state: &State) -> Result<()> {
+        let changes = Changes::default();
+        hold.commit(&Commit { state, changes: &changes, seen: None, outcome: None, plan: None })
+    }
+
+    fn waiting(number: u64) -> State {
+        let working = Working::Waiting { txn: Txn(number), step: StepIdx(0) };
+        State { phase: Phase::Working(working), ..state() }
+    }
+
+    #[test]
+    fn an_unfinished_identity_is_there_once_and_free_after_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir);
+        let id = catalog.create(&record("a"), b"plan", &state()).unwrap();
+        assert_eq!(catalog.create(&record("a"), b"", &state()).unwrap_err().kind(), Kind::Held);
+        assert_eq!(catalog.unfinished("a").unwrap(), Some(id));
+        let mut hold = catalog.hold(id, Epoch(1)).unwrap();
+        commit(&mut hold, &waiting(5)).unwrap();
+        assert_eq!(catalog.by_txn(Txn(5)).unwrap(), Some(id));
+        commit(&mut hold, &State { phase: Phase::Done { txn: Txn(5) }, ..state() }).unwrap();
+        drop(hold);
+        assert_eq!(catalog.unfinished("a").unwrap(), None);
+        assert!(catalog.create(&record("a"), b"", &state()).unwrap() > id);
+        assert_eq!(catalog.plan(id).unwrap(), b"plan", "evidence stays until forget");
+    }
+
+    #[test]
+    fn only_one_process_holds_an_operation() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir);
+        let id = catalog.create(&record("a"), b"", &state()).unwrap();
+        let hold = catalog.hold(id, Epoch(1)).unwrap();
+        let error = catalog.hold(id, Epoch(2)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Held);
+        assert!(error.message().contains(&std::process::id().to_string()), "{error}");
+        drop(hold);
+        assert!(catalog.hold(id, Epoch(3)).is_ok());
+    }
+
+    #[test]
+    fn a_dead_holder_is_taken_over_at_once_and_fenced() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir);
+        let id = catalog.create(&record("a"), b"", &state()).unwrap();
+        let mut dead = catalog.hold(id, Epoch(1)).unwrap();
+        // What the kernel does when the process dies.
+        std::fs::remove_file(catalog.0.lock_path(id, Epoch(1))).unwrap();
+        assert!(matches!(catalog.holder(id).unwrap(), Holding::Dead { .. }));
+        let _taken = catalog.hold(id, Epoch(2)).unwrap();
+        assert_eq!(commit(&mut dead, &waiting(1)).unwrap_err().kind(), Kind::Fenced);
+        assert_eq!(dead.renew().unwrap_err().kind(), Kind::Fenced);
+        drop(dead);
+        assert!(matches!(catalog.holder(id).unwrap(), Holding::Alive { .. }));
+    }
+
+    #[test]
+    fn forgetting_is_refused_while_running_and_not_found_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir);
+        let id = catalog.create(&record("a"), b"", &state()).unwrap();
+        let mut hold = catalog.hold(id, Epoch(1)).unwrap();
+        assert_eq!(catalog.forget(id).unwrap_err().kind(), Kind::Held);
+        commit(&mut hold, &State { phase: Phase::Done { txn: Txn(5) }, ..state() }).unwrap();
+        drop(hold);
+        catalog.forget(id).unwrap();
+        assert_eq!(catalog.forget(id).unwrap_err().kind(), Kind::NotFound);
+        assert_eq!(catalog.by_txn(Txn(5)).unwrap(), None);
+    }
+
+    #[test]
+    fn forgetting_an_unfinished_operation_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir);
+        let id = catalog.create(&record("a"), b"", &state()).unwrap();
+        assert_eq!(catalog.forget(id).unwrap_err().kind(), Kind::Usage);
+    }
+
+    #[test]
+    fn requests_reach_the_holder_in_order_and_go_with_the_commit_that_saw_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir);
+        let id = catalog.create(&record("a"), b"", &state()).unwrap();
+        let pause = Request::Pause { by: PausedBy::Person, why: "lunch".to_owned() };
+        catalog.steer(id, &Request::Window(3)).unwrap();
+        catalog.steer(id, &pause).unwrap();
+        let mut hold = catalog.hold(id, Epoch(1)).unwrap();
+        let requests = hold.requests().unwrap();
+        assert_eq!(
+            requests.iter().map(|(_, request)| request.clone()).collect::<Vec<_>>(),
+            [Request::Window(3), pause.clone()]
+        );
+        let changes = Changes::default();
+        let seen = Some(requests[0].0);
+        let commit = Commit { state: &state(), changes: &changes, seen, outcome: None, plan: None };
+        hold.commit(&commit).unwrap();
+        assert_eq!(hold.requests().unwrap(), requests[1..]);
+    }
+
+    #[test]
+    fn shard_rows_go_with_the_commit_that_ends_the_operation() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir);
+        let id = catalog.create(&record("a"), b"", &state()).unwrap();
+        let mut hold = catalog.hold(id, Epoch(1)).unwrap();
+        let shards = vec![(StepIdx(0), ShardIdx(4), ShardProgress::default())];
+        let changes = Changes { shards: shards.clone(), removed: Removed::Nothing };
+        let running = waiting(1);
+        let commit =
+            Commit { state: &running, changes: &changes, seen: None, outcome: None, plan: None };
+        hold.commit(&commit).unwrap();
+        assert_eq!(catalog.shards(id, StepIdx(0)).unwrap(), [(ShardIdx(4), shards[0].2.clone())]);
+        assert!(catalog.shards(id, StepIdx(1)).unwrap().is_empty(), "another step's rows");
+        let done = State { phase: Phase::Done { txn: Txn(1) }, ..state() };
+        let changes = Changes { shards: Vec::new(), removed: Removed::All };
+        let commit =
+            Commit { state: &done, changes: &changes, seen: None, outcome: Some("{}"), plan: None };
+        hold.commit(&commit).unwrap();
+        assert!(catalog.shards(id, StepIdx(0)).unwrap().is_empty());
+        assert_eq!(catalog.state(id).unwrap().outcome.as_deref(), Some("{}"));
+    }
+}
