@@ -1,1 +1,3 @@
+//! The `tidemark` command.
+
 fn main() {}
