@@ -1,1 +1,173 @@
-fn main() {}
+//! `cargo xtask`: all that continuous integration runs, on a machine that has
+//! rustup and a C compiler.
+//!
+//! A task is a list of stages. Every stage runs, also after one failed, so that
+//! one run shows all there is to mend; the exit code is 0 only if all passed.
+//! Nothing is skipped because a tool is missing: tools are installed first, and
+//! a stage whose tool could not be installed fails.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use stage::Stage;
+
+mod stage;
+mod tool;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  test         everything that continuous integration runs
+  check        format and lints only
+  advisories   known vulnerabilities of dependencies; needs the network
+  bench ARGS   benchmarks; ARGS go to cargo bench
+  help         this text
+";
+
+#[derive(Debug, PartialEq, Eq)]
+enum Task {
+    Test,
+    Check,
+    Advisories,
+    Bench(Vec<String>),
+    Help,
+}
+
+impl Task {
+    fn parse(args: &[&str]) -> Option<Task> {
+        match args {
+            ["test"] => Some(Task::Test),
+            ["check"] => Some(Task::Check),
+            ["advisories"] => Some(Task::Advisories),
+            ["bench", rest @ ..] => Some(Task::Bench(rest.iter().map(|&arg| arg.into()).collect())),
+            ["help" | "--help" | "-h"] => Some(Task::Help),
+            _ => None,
+        }
+    }
+
+    fn stages(self) -> Vec<Stage> {
+        match self {
+            Task::Test => vec![
+                Stage::tools(&[tool::RUSTFMT, tool::CLIPPY, tool::NEXTEST, tool::DENY]),
+                fmt(),
+                clippy_all_features(),
+                clippy_default_features(),
+                // Advisories are a task of their own: they need a clone of a database, and change
+                // without the project changing.
+                Stage::cargo(
+                    "deny",
+                    &["deny", LOCKED, "check", HIDE_GRAPH, "bans", "licenses", "sources"],
+                ),
+                docs(),
+                // Both kinds of test use one build: the failpoints are in it, but none is armed.
+                Stage::cargo("doc tests", &["test", "--doc", WORKSPACE, ALL_FEATURES, LOCKED]),
+                // Last, so that the summary of the tests ends the output.
+                Stage::cargo("tests", &NEXTEST_RUN),
+            ],
+            Task::Check => vec![
+                Stage::tools(&[tool::RUSTFMT, tool::CLIPPY]),
+                fmt(),
+                clippy_all_features(),
+                clippy_default_features(),
+            ],
+            Task::Advisories => vec![
+                Stage::tools(&[tool::DENY]),
+                Stage::cargo("advisories", &["deny", LOCKED, "check", HIDE_GRAPH, "advisories"]),
+            ],
+            Task::Bench(rest) => {
+                let mut args = vec!["bench", WORKSPACE, LOCKED];
+                args.extend(rest.iter().map(String::as_str));
+                vec![Stage::cargo("bench", &args)]
+            }
+            Task::Help => Vec::new(),
+        }
+    }
+}
+
+const WORKSPACE: &str = "--workspace";
+const ALL_FEATURES: &str = "--all-features";
+/// A `Cargo.lock` that does not fit the manifests is an error, not mended on the way.
+const LOCKED: &str = "--locked";
+/// The tree above a doubled crate hides the message.
+const HIDE_GRAPH: &str = "--hide-inclusion-graph";
+/// Names the tests that fail or are slow; a line for each that passes hides those.
+const NEXTEST_RUN: [&str; 7] =
+    ["nextest", "run", WORKSPACE, ALL_FEATURES, LOCKED, "--no-fail-fast", "--status-level=slow"];
+
+fn fmt() -> Stage {
+    Stage::cargo("fmt", &["fmt", "--all", "--check"])
+}
+
+fn clippy_all_features() -> Stage {
+    let args = ["clippy", WORKSPACE, "--all-targets", ALL_FEATURES, LOCKED];
+    Stage::cargo("clippy", &[&args[..], &["--", "-D", "warnings"]].concat())
+}
+
+/// What people get is built without the failpoints; nothing else here compiles that.
+fn clippy_default_features() -> Stage {
+    let args = ["clippy", WORKSPACE, LOCKED, "--", "-D", "warnings"];
+    Stage::cargo("clippy, default features", &args)
+}
+
+fn docs() -> Stage {
+    Stage::cargo("docs", &["doc", WORKSPACE, "--no-deps", ALL_FEATURES, LOCKED])
+        .env("RUSTDOCFLAGS", "-D warnings")
+}
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that talks to people")]
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match Task::parse(&args) {
+        None => {
+            eprint!("{USAGE}");
+            ExitCode::from(2)
+        }
+        Some(Task::Help) => {
+            print!("{USAGE}");
+            ExitCode::SUCCESS
+        }
+        Some(task) => stage::run_all(&root(), task.stages()),
+    }
+}
+
+/// The root of the workspace; cargo may have been started in a folder below it.
+fn root() -> PathBuf {
+    let manifest_dir = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    manifest_dir.parent().map_or_else(|| manifest_dir.clone(), PathBuf::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Task, USAGE};
+
+    #[test]
+    fn every_task_in_the_usage_is_understood() {
+        for word in ["test", "check", "advisories", "bench", "help"] {
+            assert!(USAGE.contains(&format!("\n  {word} ")), "{word}");
+            assert!(Task::parse(&[word]).is_some(), "{word}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_argument_is_no_task() {
+        for args in [&[][..], &["tests"], &["test", "--quick"], &["check", "x"], &["--version"]] {
+            assert_eq!(Task::parse(args), None, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn what_follows_bench_goes_to_cargo() {
+        let task = Task::parse(&["bench", "--", "restore"]).expect("a task");
+        let stages = task.stages();
+        assert_eq!(stages[0].command(), "cargo bench --workspace --locked -- restore");
+    }
+
+    #[test]
+    fn the_tests_end_the_output_of_the_whole_run() {
+        let stages = Task::Test.stages();
+        let last = stages.last().expect("stages");
+        assert!(last.command().starts_with("cargo nextest run"), "{}", last.command());
+    }
+}
