@@ -7,6 +7,7 @@ pub mod collection;
 pub mod database;
 pub mod env;
 pub mod error;
+pub mod executor;
 pub mod failpoint;
 pub mod ids;
 pub(crate) mod lmdb;

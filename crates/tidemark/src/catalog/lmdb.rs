@@ -21,7 +21,7 @@ use crate::ids::{Epoch, OperationId, ShardIdx, StepIdx, Txn};
 use crate::lmdb::{
     Environment, EnvironmentOptions, FileLock, LmdbContext, LockMode, NamedDatabase, WriteTxn,
 };
-use crate::operation::{Phase, Removed, Request, ShardProgress, State};
+use crate::operation::{Removed, Request, ShardProgress, State};
 
 /// Time after its last renewal at which a silent holder may be taken over.
 ///
@@ -460,9 +460,6 @@ impl Hold for LmdbHold {
         if let Some(outcome) = commit.outcome {
             stored.outcome = Some(outcome.to_owned());
         }
-        if let Some(plan) = commit.plan {
-            inner.put(inner.plan, &mut txn, &key(self.id), plan)?;
-        }
         if let Some(seen) = commit.seen {
             for number in numbers(inner, &txn, self.id)? {
                 if number <= seen {
@@ -565,7 +562,7 @@ fn held(id: OperationId, pid: u32, lease_seconds: u64) -> Error {
 mod tests {
     use super::*;
     use crate::env::{SystemEnv, WallTime};
-    use crate::operation::{Changes, PausedBy, Planned, Working};
+    use crate::operation::{Changes, PausedBy, Phase, Planned, Working};
 
     fn record(identity: &str) -> OperationRecord {
         OperationRecord {
@@ -589,7 +586,7 @@ mod tests {
 
     fn commit(hold: &mut Box<dyn Hold>, state: &State) -> Result<()> {
         let changes = Changes::default();
-        hold.commit(&Commit { state, changes: &changes, seen: None, outcome: None, plan: None })
+        hold.commit(&Commit { state, changes: &changes, seen: None, outcome: None })
     }
 
     fn waiting(number: u64) -> State {
@@ -681,7 +678,7 @@ mod tests {
         );
         let changes = Changes::default();
         let seen = Some(requests[0].0);
-        let commit = Commit { state: &state(), changes: &changes, seen, outcome: None, plan: None };
+        let commit = Commit { state: &state(), changes: &changes, seen, outcome: None };
         hold.commit(&commit).unwrap();
         assert_eq!(hold.requests().unwrap(), requests[1..]);
     }
@@ -695,15 +692,13 @@ mod tests {
         let shards = vec![(StepIdx(0), ShardIdx(4), ShardProgress::default())];
         let changes = Changes { shards: shards.clone(), removed: Removed::Nothing };
         let running = waiting(1);
-        let commit =
-            Commit { state: &running, changes: &changes, seen: None, outcome: None, plan: None };
+        let commit = Commit { state: &running, changes: &changes, seen: None, outcome: None };
         hold.commit(&commit).unwrap();
         assert_eq!(catalog.shards(id, StepIdx(0)).unwrap(), [(ShardIdx(4), shards[0].2.clone())]);
         assert!(catalog.shards(id, StepIdx(1)).unwrap().is_empty(), "another step's rows");
         let done = State { phase: Phase::Done { txn: Txn(1) }, ..state() };
         let changes = Changes { shards: Vec::new(), removed: Removed::All };
-        let commit =
-            Commit { state: &done, changes: &changes, seen: None, outcome: Some("{}"), plan: None };
+        let commit = Commit { state: &done, changes: &changes, seen: None, outcome: Some("{}") };
         hold.commit(&commit).unwrap();
         assert!(catalog.shards(id, StepIdx(0)).unwrap().is_empty());
         assert_eq!(catalog.state(id).unwrap().outcome.as_deref(), Some("{}"));

@@ -122,8 +122,6 @@ pub struct Commit<'a> {
     pub seen: Option<u64>,
     /// What the verb has to say at the end, JSON; kept until `forget`.
     pub outcome: Option<&'a str>,
-    /// Replaces the plan: a backup's, when a new cut was taken.
-    pub plan: Option<&'a [u8]>,
 }
 
 /// A state with what the catalog adds.

@@ -204,6 +204,11 @@ impl Operation {
         self.shards.progress(shard)
     }
 
+    /// Planned and done work of one shard of the current step, as progress counts it.
+    pub fn shard_work(&self, shard: ShardIdx) -> (Work, Work) {
+        self.shards.work(shard)
+    }
+
     /// Whether nothing runs and nothing will start by itself: ended, failed or paused.
     pub fn is_at_rest(&self) -> bool {
         let nothing_runs = self.task.is_none() && self.shards.in_flight_count() == 0;

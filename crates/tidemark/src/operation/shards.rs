@@ -292,6 +292,12 @@ impl Shards {
         }
     }
 
+    /// Planned and done work of one shard, as progress counts it.
+    pub(super) fn work(&self, idx: ShardIdx) -> (Work, Work) {
+        let shard = &self.shards[idx.0 as usize];
+        (shard.planned, shard.shown())
+    }
+
     fn replace_done(&mut self, before: Work, after: Work) {
         self.done.rows = self.done.rows - before.rows + after.rows;
         self.done.bytes = self.done.bytes - before.bytes + after.bytes;

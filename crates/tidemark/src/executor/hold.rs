@@ -1,0 +1,60 @@
+//! Taking an operation: at once from the dead, after the lease from the silent.
+
+use std::time::Duration;
+
+use super::{Job, Observer};
+use crate::catalog::{Catalog, Hold, Holding};
+use crate::database::Fence;
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::ids::OperationId;
+
+/// Pause between two looks at a lease.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Takes the operation: raises the fence where the rows are, then tells the catalog.
+///
+/// A holder that renews its lease while we look is alive, and wins; one that stays silent is
+/// taken over when its lease ends.
+///
+/// # Errors
+/// [`Kind::Held`] naming the process that drives it.
+pub(super) fn take(
+    catalog: &dyn Catalog,
+    job: &dyn Job,
+    id: OperationId,
+    env: &dyn Env,
+    observer: &mut dyn Observer,
+) -> Result<Box<dyn Hold>> {
+    await_free(catalog, id, env, observer)?;
+    let epoch = job.allocate_epoch()?;
+    let phase = catalog.state(id)?.state.phase;
+    job.claim(Fence { operation: id, epoch }, &phase)?;
+    catalog.hold(id, epoch)
+}
+
+fn await_free(
+    catalog: &dyn Catalog,
+    id: OperationId,
+    env: &dyn Env,
+    observer: &mut dyn Observer,
+) -> Result<()> {
+    let mut least = u64::MAX;
+    loop {
+        let (pid, seconds) = match catalog.holder(id)? {
+            Holding::Free | Holding::Dead { .. } => return Ok(()),
+            Holding::Alive { lease_seconds: 0, .. } => return Ok(()),
+            Holding::Alive { pid, lease_seconds } => (pid, lease_seconds),
+        };
+        if seconds > least || pid == std::process::id() {
+            let message = format!(
+                "operation {id} is being driven by process {pid}; watch it with `tidemark \
+                 operation watch {id}`, or pause it with `tidemark operation pause {id}`"
+            );
+            return Err(Error::new(Kind::Held, message));
+        }
+        least = seconds;
+        observer.waiting_for_holder(pid, seconds);
+        env.sleep(LOOK);
+    }
+}
