@@ -1,0 +1,53 @@
+//! What tests of the real binary share: start it, kill it, wait for it with a
+//! deadline, read what it printed.
+//!
+//! [`Tidemark`] says how to start the command; [`Running`] is one process of it;
+//! [`Outcome`] is how it ended. No test leaves a process behind: one that is
+//! still running when its [`Running`] goes is killed.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test binary compiles its own copy and uses a part of it"
+)]
+
+use std::path::{Path, PathBuf};
+
+pub(crate) mod deadline;
+pub(crate) mod process;
+
+pub(crate) use process::{Outcome, Running, Tidemark};
+
+/// A fresh folder on the file system of the build, where fsync and locks are real.
+///
+/// The system's folder for temporary files may be held in memory.
+pub(crate) fn temp_folder() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("tidemark-")
+        .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+        .expect("a folder under the target folder")
+}
+
+/// The files of a folder of `examples/data`, sorted by name, which is oldest first.
+pub(crate) fn revisions(folder: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/data").join(folder);
+    let entries = std::fs::read_dir(&folder)
+        .unwrap_or_else(|cause| panic!("read the folder {}: {cause}", folder.display()));
+    let mut files: Vec<PathBuf> =
+        entries.map(|entry| entry.expect("an entry of the folder").path()).collect();
+    files.sort();
+    files
+}
+
+/// The lines of a log that processes append to; none if no process has begun it.
+///
+/// A last line without its end is left out: its writer was killed inside the write.
+pub(crate) fn log_lines(path: &Path) -> Vec<String> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(cause) => panic!("read the log {}: {cause}", path.display()),
+    };
+    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    whole.lines().map(str::to_owned).collect()
+}
