@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::ids::{CollectionId, Epoch, OperationId, Position, ShardIdx, TableId, TableName, Txn};
 use crate::row::{Digest, KeyRange, RowBatch, RowStream, Schema};
 
+pub mod embedded;
 pub mod mark;
 
 pub use mark::{LinkTally, Mark, RangeDigest};

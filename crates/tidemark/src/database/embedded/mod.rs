@@ -1,0 +1,530 @@
+//! The embedded database: sharded tables on LMDB, without a server.
+//!
+//! [`EmbeddedDatabase`] is a directory:
+//!
+//! ```text
+//! DIR/tidemark-database.json   marker and format version, read before anything else
+//! DIR/catalog/                 LMDB: tables, generations, positions, redo; operations too
+//! DIR/shards/<generation>/     LMDB: one shard's rows, change log and record of itself
+//! DIR/locks/                   gate, queue, redo
+//! DIR/scratch/                 what may be deleted at any time
+//! ```
+//!
+//! A table is cut into shards by key range, and each shard is an LMDB environment
+//! of its own, so shards are written in parallel. A table's record in the catalog
+//! names the *generation* of each shard; a table is replaced by naming others, in
+//! one transaction of the catalog.
+//!
+//! Three invariants carry the rest:
+//! - Writers pass the [gate](gate) shared, cuts and changes of names pass it alone: a
+//!   cut sees every write whole or not at all.
+//! - A batch over several shards is in the catalog as a redo record before the first
+//!   shard changes, and whoever comes next completes it before reading or writing.
+//! - Rows, digest and change log of a shard change in one transaction of its environment.
+//!
+//! # Example
+//!
+//! ```
+//! use std::sync::Arc;
+//! use tidemark::database::embedded::{EmbeddedDatabase, EmbeddedOptions, RowRange, WriteBatch};
+//! use tidemark::env::SystemEnv;
+//! use tidemark::ids::TableName;
+//! use tidemark::row::{LogicalType, Schema, Value};
+//!
+//! # fn main() -> tidemark::Result<()> {
+//! # let place = tempfile::tempdir().unwrap();
+//! # let dir = place.path().join("shop");
+//! let database =
+//!     EmbeddedDatabase::create(&dir, Arc::new(SystemEnv), EmbeddedOptions::default())?;
+//! let orders = TableName::parse("orders").unwrap();
+//! let schema = Schema::new(&[("id", LogicalType::Int64), ("note", LogicalType::Text)], &["id"])?;
+//! // Two shards: keys below 1000, and the others.
+//! database.create_table(&orders, &schema, &[vec![Value::Int64(1000)]])?;
+//!
+//! let mut batch = WriteBatch::new();
+//! batch.put(&orders, vec![Value::Int64(1), Value::Text("first".to_owned())]);
+//! batch.put(&orders, vec![Value::Int64(2000), Value::Null]);
+//! database.write(&batch)?;
+//!
+//! let row = database.get(&orders, &[Value::Int64(1)])?.expect("it was just written");
+//! assert_eq!(row[1], Value::Text("first".to_owned()));
+//! let ids: Vec<Value> = database
+//!     .scan(&orders, &RowRange::ALL)?
+//!     .map(|row| row.map(|row| row[0].clone()))
+//!     .collect::<tidemark::Result<_>>()?;
+//! assert_eq!(ids, [Value::Int64(1), Value::Int64(2000)]);
+//! # Ok(()) }
+//! ```
+
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::ids::{TableName, Txn};
+use crate::lmdb::{Environment, EnvironmentOptions, WriteTxn, sync_directory};
+use crate::row::RowCodec;
+
+mod alter;
+mod apply;
+mod build;
+mod cache;
+mod capture;
+mod catalog;
+mod gate;
+mod generation;
+mod read;
+mod record;
+mod shard;
+mod source;
+mod table;
+mod write;
+
+pub use alter::Alteration;
+pub use read::{RowRange, Scan};
+pub use table::TableSummary;
+pub use write::{WRITE_BATCH_BYTES_MAX, WRITE_BATCH_ROWS_MAX, WriteBatch};
+
+#[allow(unused_imports, reason = "the internal surface for targets and loaders")]
+pub(crate) use {
+    apply::{check_key_length, key_for_people},
+    build::{CHUNK_BYTES_MAX, ShardBuilder},
+    catalog::Catalog,
+    gate::{ExclusiveGate, SharedGate},
+    read::{RowCursor, TableView},
+    record::{CopyRecord, DatabaseRecord, GenerationNumber, GenerationRecord},
+    record::{ShardMeta, ShardRecord, TableRecord},
+    shard::{Shard, ShardView},
+};
+
+use cache::ShardCache;
+use record::MarkerRecord;
+use shard::ShardOptions;
+
+/// Most shards of all tables together.
+///
+/// A cut has every shard open at once: three descriptors, two memory maps and its
+/// reserved address space each. More shards than this help no machine that one
+/// process runs on.
+pub const SHARDS_MAX: u32 = 4096;
+
+/// Address space that all shards may reserve together; machines offer 47 bits or more.
+const ADDRESS_SPACE_BYTES: u64 = 32 << 40;
+
+/// Address space reserved for the catalog.
+const CATALOG_MAP_BYTES: u64 = 64 << 30;
+
+/// Named databases in the catalog: ours, and room for those of operations.
+const CATALOG_DATABASES_MAX: u32 = 64;
+
+/// How an embedded database is opened.
+#[derive(Clone, Debug)]
+pub struct EmbeddedOptions {
+    /// How long to wait for a lock before saying who holds it.
+    pub lock_wait: Duration,
+    /// Shards kept open while idle.
+    pub open_shards_max: u32,
+    /// Address space to reserve per shard, in bytes; less when there are very many shards.
+    pub shard_map_bytes: u64,
+}
+
+impl Default for EmbeddedOptions {
+    fn default() -> EmbeddedOptions {
+        EmbeddedOptions {
+            lock_wait: Duration::from_secs(10),
+            open_shards_max: 256,
+            shard_map_bytes: 64 << 30,
+        }
+    }
+}
+
+/// A sharded database in a directory.
+///
+/// May be open in any number of threads and processes of one machine at once. What a
+/// call returned as done is durable; a call that died in the middle was either done or
+/// had no effect, and needs no repair by hand.
+pub struct EmbeddedDatabase {
+    dir: PathBuf,
+    env: Arc<dyn Env>,
+    options: EmbeddedOptions,
+    identity: String,
+    catalog: Catalog,
+    shards: ShardCache,
+    tables: Mutex<TableCache>,
+}
+
+/// Tables as of one version of the catalog's tables.
+#[derive(Debug, Default)]
+struct TableCache {
+    version: u64,
+    by_name: HashMap<TableName, Arc<TableHandle>>,
+}
+
+/// A table's record, ready to encode and decode its rows.
+#[derive(Debug)]
+pub(crate) struct TableHandle {
+    /// Name.
+    pub(crate) name: TableName,
+    /// Record.
+    pub(crate) record: TableRecord,
+    /// Codec of its schema.
+    pub(crate) codec: RowCodec,
+}
+
+impl TableHandle {
+    /// A handle for a record of the catalog.
+    pub(crate) fn new(name: TableName, record: TableRecord) -> TableHandle {
+        let codec = RowCodec::new(&record.schema);
+        TableHandle { name, record, codec }
+    }
+}
+
+/// Passed through the gate beside others; position and tables stay as they are.
+pub(crate) struct Access {
+    /// Lets go when dropped.
+    pub(crate) _gate: SharedGate,
+    /// The database's record, current as long as the gate is held.
+    pub(crate) database: DatabaseRecord,
+}
+
+/// Passed through the gate alone.
+pub(crate) struct AloneAccess {
+    /// Lets go when dropped.
+    pub(crate) gate: ExclusiveGate,
+    /// The database's record, current until its holder changes it.
+    pub(crate) database: DatabaseRecord,
+}
+
+impl EmbeddedDatabase {
+    /// Makes a database in `dir`, which must not exist or be empty.
+    ///
+    /// A crash leaves a directory that creating or opening it again completes.
+    ///
+    /// # Errors
+    /// [`Kind::InTheWay`] when something is there; [`Kind::Blocked`] when nothing can be
+    /// written; [`Kind::Unsupported`] on a network file system.
+    pub fn create(dir: &Path, env: Arc<dyn Env>, options: EmbeddedOptions) -> Result<Self> {
+        let exists = || {
+            let message = format!(
+                "create a database in `{}`: something is there already; name an empty directory",
+                dir.display()
+            );
+            Error::new(Kind::InTheWay, message)
+        };
+        if !dir.join(MarkerRecord::FILE).exists() {
+            if !is_empty_or_missing(dir)? {
+                return Err(exists());
+            }
+            write_marker(dir)?;
+        }
+        check_marker(dir)?;
+        match Self::start(dir, env, options)? {
+            (database, Started::Created) => Ok(database),
+            (_, Started::Found) => Err(exists()),
+        }
+    }
+
+    /// Opens the database in `dir`, and completes what a crash left half done.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] when there is nothing; [`Kind::Unsupported`] when what is there is
+    /// not ours or of a newer format; nothing is touched then. [`Kind::Broken`] when parts are
+    /// missing; [`Kind::Blocked`] when it cannot be written; [`Kind::Held`] when another process
+    /// keeps a lock for longer than [`EmbeddedOptions::lock_wait`].
+    pub fn open(dir: &Path, env: Arc<dyn Env>, options: EmbeddedOptions) -> Result<Self> {
+        check_marker(dir)?;
+        Ok(Self::start(dir, env, options)?.0)
+    }
+
+    /// Opens the database in `dir`, or makes it there.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) and [`create`](Self::create).
+    pub fn open_or_create(dir: &Path, env: Arc<dyn Env>, options: EmbeddedOptions) -> Result<Self> {
+        if !dir.join(MarkerRecord::FILE).exists() && is_empty_or_missing(dir)? {
+            write_marker(dir)?;
+        }
+        Self::open(dir, env, options)
+    }
+
+    fn start(
+        dir: &Path,
+        env: Arc<dyn Env>,
+        options: EmbeddedOptions,
+    ) -> Result<(EmbeddedDatabase, Started)> {
+        let catalog_dir = dir.join("catalog");
+        let shards_dir = dir.join("shards");
+        if !catalog_dir.exists() && !is_empty_or_missing(&shards_dir)? {
+            let message = format!(
+                "open `{}`: the catalog is missing, there are only shards; restore the database \
+                 from a backup",
+                dir.display()
+            );
+            return Err(Error::new(Kind::Broken, message));
+        }
+        for part in [&shards_dir, &dir.join("locks"), &dir.join("scratch")] {
+            fs::create_dir_all(part)
+                .map_err(|cause| Error::io(format!("create `{}`", part.display()), cause))?;
+        }
+        let environment_options = EnvironmentOptions {
+            map_bytes: CATALOG_MAP_BYTES,
+            databases_max: CATALOG_DATABASES_MAX,
+            ..EnvironmentOptions::default()
+        };
+        let environment = Environment::create(&catalog_dir, environment_options, &*env)?;
+        let catalog = Catalog::open(environment, &*env, options.lock_wait)?;
+        let (record, started) = find_or_create_record(&catalog, &*env, options.lock_wait)?;
+        sync_directory(dir)?;
+        let database = EmbeddedDatabase {
+            dir: dir.to_owned(),
+            shards: ShardCache::new(shards_dir, options.open_shards_max),
+            env,
+            options,
+            identity: record.identity,
+            catalog,
+            tables: Mutex::default(),
+        };
+        database.recover()?;
+        Ok((database, started))
+    }
+
+    /// Completes recorded batches and removes what nobody names any more.
+    fn recover(&self) -> Result<()> {
+        let pending = self.catalog.has_redo(&*self.catalog.read()?)?;
+        if pending {
+            drop(self.pass_shared()?);
+        }
+        match self.collect_garbage() {
+            // Somebody else is writing the catalog; garbage can wait, opening cannot.
+            Err(error) if error.kind() == Kind::Held => Ok(()),
+            collected => collected,
+        }
+    }
+
+    /// Directory of the database.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A fresh fencing number, greater than every earlier one of this database.
+    ///
+    /// # Errors
+    /// [`Kind::Held`] when another process keeps the catalog locked.
+    pub fn allocate_txn(&self) -> Result<Txn> {
+        let mut txn = self.write_catalog()?;
+        let mut database = self.catalog.database(&txn)?;
+        let allocated = Txn(database.next_txn);
+        database.next_txn += 1;
+        self.catalog.put_database(&mut txn, &database)?;
+        txn.commit()?;
+        Ok(allocated)
+    }
+
+    /// `embedded:` and the identity that was drawn when the database was made.
+    pub(crate) fn identity_text(&self) -> String {
+        format!("embedded:{}", self.identity)
+    }
+
+    /// The catalog's environment, which holds the records of operations as well.
+    pub(crate) fn catalog_environment(&self) -> &Arc<Environment> {
+        self.catalog.environment()
+    }
+
+    /// The database's own records.
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Clock, chance and rest.
+    pub(crate) fn env(&self) -> &dyn Env {
+        &*self.env
+    }
+
+    /// How long to wait for locks.
+    pub(crate) fn lock_wait(&self) -> Duration {
+        self.options.lock_wait
+    }
+
+    /// Where files may lie that nobody misses; emptied of `garbage-*` when opened.
+    pub(crate) fn scratch_dir(&self) -> PathBuf {
+        self.dir.join("scratch")
+    }
+
+    /// Where lock files lie.
+    pub(crate) fn locks_dir(&self) -> PathBuf {
+        self.dir.join("locks")
+    }
+
+    /// Begins to change records of the catalog.
+    pub(crate) fn write_catalog(&self) -> Result<WriteTxn<'_>> {
+        self.catalog.write(self.env(), self.lock_wait())
+    }
+
+    /// Begins to change a shard.
+    pub(crate) fn write_shard<'s>(&self, shard: &'s Shard) -> Result<WriteTxn<'s>> {
+        shard.write(self.env(), self.lock_wait())
+    }
+
+    /// Opens a shard that was made.
+    pub(crate) fn open_shard(&self, generation: GenerationNumber) -> Result<Arc<Shard>> {
+        self.shards.open(generation, self.shard_options()?, self.env())
+    }
+
+    /// Opens a shard, and makes it empty if it is not there: for its first writer only.
+    pub(crate) fn create_shard(&self, generation: GenerationNumber) -> Result<Arc<Shard>> {
+        self.shards.create(generation, self.shard_options()?, self.env())
+    }
+
+    fn shard_options(&self) -> Result<ShardOptions> {
+        let count = self.catalog.generation_count(&*self.catalog.read()?)?;
+        let share = ADDRESS_SPACE_BYTES / count.max(1);
+        Ok(ShardOptions {
+            map_bytes: self.options.shard_map_bytes.min(share),
+            lock_wait: self.options.lock_wait,
+        })
+    }
+
+    /// Passes the gate beside others, after completing a batch that somebody left half applied.
+    ///
+    /// # Errors
+    /// [`Kind::Held`], naming the process that is inside alone or applies the batch.
+    pub(crate) fn pass_shared(&self) -> Result<Access> {
+        let gate = gate::pass_shared(&self.locks_dir(), self.env(), self.lock_wait())?;
+        let database = self.complete_redo()?;
+        Ok(Access { _gate: gate, database })
+    }
+
+    /// Passes the gate alone, after completing a batch that somebody left half applied.
+    ///
+    /// # Errors
+    /// [`Kind::Held`], naming the processes that are inside.
+    pub(crate) fn pass_alone(&self) -> Result<AloneAccess> {
+        let gate = gate::pass_alone(&self.locks_dir(), self.env(), self.lock_wait())?;
+        let database = self.complete_redo()?;
+        Ok(AloneAccess { gate, database })
+    }
+
+    /// The visible table of that name. `database` comes from an access that is still held.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`].
+    pub(crate) fn resolve(
+        &self,
+        database: &DatabaseRecord,
+        name: &TableName,
+    ) -> Result<Arc<TableHandle>> {
+        let mut cache = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.version != database.tables_version {
+            *cache = TableCache { version: database.tables_version, ..TableCache::default() };
+        }
+        if let Some(handle) = cache.by_name.get(name) {
+            return Ok(Arc::clone(handle));
+        }
+        let record = self.catalog.table(&*self.catalog.read()?, name)?;
+        let record = record.filter(TableRecord::is_visible).ok_or_else(|| {
+            let message = format!("there is no table `{name}` in `{}`", self.dir.display());
+            Error::new(Kind::NotFound, message)
+        })?;
+        let handle = Arc::new(TableHandle::new(name.clone(), record));
+        cache.by_name.insert(name.clone(), Arc::clone(&handle));
+        Ok(handle)
+    }
+
+    /// All visible tables, by name.
+    pub(crate) fn visible_tables(&self) -> Result<Vec<Arc<TableHandle>>> {
+        let tables = self.catalog.tables(&*self.catalog.read()?)?;
+        let visible = tables.into_iter().filter(|(_, record)| record.is_visible());
+        Ok(visible.map(|(name, record)| Arc::new(TableHandle::new(name, record))).collect())
+    }
+}
+
+impl fmt::Debug for EmbeddedDatabase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedDatabase")
+            .field("dir", &self.dir)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether the database was there.
+enum Started {
+    Found,
+    Created,
+}
+
+fn find_or_create_record(
+    catalog: &Catalog,
+    env: &dyn Env,
+    wait: Duration,
+) -> Result<(DatabaseRecord, Started)> {
+    let found = catalog.find_database(&*catalog.read()?)?;
+    if let Some(record) = found {
+        return Ok((record, Started::Found));
+    }
+    let mut txn = catalog.write(env, wait)?;
+    if let Some(record) = catalog.find_database(&txn)? {
+        return Ok((record, Started::Found));
+    }
+    let record = DatabaseRecord::new(env.random_id());
+    catalog.put_database(&mut txn, &record)?;
+    txn.commit()?;
+    Ok((record, Started::Created))
+}
+
+fn is_empty_or_missing(dir: &Path) -> Result<bool> {
+    match fs::read_dir(dir) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(cause) => Err(Error::io(format!("look into `{}`", dir.display()), cause)),
+    }
+}
+
+/// Writes the marker whole or not at all.
+fn write_marker(dir: &Path) -> Result<()> {
+    let write = || {
+        fs::create_dir_all(dir)?;
+        let started = dir.join(format!(".{}.new", MarkerRecord::FILE));
+        let mut file = fs::File::create(&started)?;
+        file.write_all(&record::encode(&MarkerRecord { kind: MarkerRecord::KIND.to_owned() }))?;
+        file.sync_all()?;
+        fs::rename(&started, dir.join(MarkerRecord::FILE))
+    };
+    write()
+        .map_err(|cause| Error::io(format!("create a database in `{}`", dir.display()), cause))?;
+    sync_directory(dir)?;
+    dir.canonicalize().ok().and_then(|dir| dir.parent().map(sync_directory)).unwrap_or(Ok(()))
+}
+
+/// Refuses a directory that is not ours, without touching it.
+fn check_marker(dir: &Path) -> Result<()> {
+    let path = dir.join(MarkerRecord::FILE);
+    let stored = match fs::read(&path) {
+        Ok(stored) => stored,
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {
+            let (kind, found) = if is_empty_or_missing(dir)? {
+                (Kind::NotFound, "there is none")
+            } else {
+                (Kind::Unsupported, "what is there was not made by tidemark")
+            };
+            let message = format!("open the database in `{}`: {found}", dir.display());
+            return Err(Error::new(kind, message));
+        }
+        Err(cause) => return Err(Error::io(format!("read `{}`", path.display()), cause)),
+    };
+    let opening = |error: Error| error.context(format!("open the database in `{}`", dir.display()));
+    let marker: MarkerRecord = record::decode(&stored).map_err(opening)?;
+    if marker.kind != MarkerRecord::KIND {
+        let message = format!("`{}` says it is a {:?}", path.display(), marker.kind);
+        return Err(opening(Error::new(Kind::Unsupported, message)));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+//! The embedded database as a [`Source`] of backups.
+
+use std::sync::Arc;
+
+use super::EmbeddedDatabase;
+use super::capture::Cut;
+use super::read::{RowCursor, TableView, decode_stamp};
+use crate::database::{Delta, ParentTable, Snapshot, Source, SourceShard, SourceTable};
+use crate::error::{Error, Kind, Result};
+use crate::ids::{CollectionId, Position};
+use crate::lmdb::LmdbContext;
+use crate::row::{Digest, KeyRange, RowBatch, RowStream};
+
+impl Source for EmbeddedDatabase {
+    fn identity(&self) -> Result<String> {
+        Ok(self.identity_text())
+    }
+
+    fn snapshot(&self, collection: CollectionId) -> Result<Arc<dyn Snapshot>> {
+        Ok(Arc::new(EmbeddedSnapshot::new(self.cut(collection)?)?))
+    }
+
+    fn advance(&self, collection: CollectionId, to: Position) -> Result<()> {
+        self.advance_collection(collection, to)
+    }
+}
+
+/// One cut of an embedded database: read transactions on all its shards.
+#[derive(Debug)]
+struct EmbeddedSnapshot {
+    cut: Cut,
+    tables: Vec<SourceTable>,
+}
+
+impl EmbeddedSnapshot {
+    fn new(cut: Cut) -> Result<EmbeddedSnapshot> {
+        let tables = cut.tables.iter().map(source_table).collect::<Result<_>>()?;
+        Ok(EmbeddedSnapshot { cut, tables })
+    }
+
+    fn table(&self, table: usize) -> Result<&TableView> {
+        self.cut.tables.get(table).ok_or_else(|| {
+            let message =
+                format!("the cut has {} tables, number {table} was asked", self.tables.len());
+            Error::new(Kind::Usage, message)
+        })
+    }
+
+    /// Why the changes since `parent` are not known completely.
+    fn whole_reason(&self, view: &TableView, parent: &ParentTable) -> Option<String> {
+        let record = &view.table.record;
+        let database = &self.cut.database;
+        if record.schema.key.is_empty() {
+            return Some("it has no key".to_owned());
+        }
+        if record.id != parent.id {
+            return Some("it was dropped and made again after the parent".to_owned());
+        }
+        if !record.schema.same_key(&parent.schema) {
+            return Some("its key columns changed after the parent".to_owned());
+        }
+        if parent.position > database.position {
+            return Some("the parent was taken after this cut".to_owned());
+        }
+        if record.base_position > parent.position {
+            return Some("it was made, emptied or replaced after the parent".to_owned());
+        }
+        if database.capture_since.is_none_or(|since| parent.position < since) {
+            return Some("changes were not captured yet when the parent was taken".to_owned());
+        }
+        if parent.position < database.trimmed_to {
+            return Some("changes as old as the parent are no longer kept".to_owned());
+        }
+        None
+    }
+}
+
+fn source_table(view: &TableView) -> Result<SourceTable> {
+    let record = &view.table.record;
+    let mut digest = Digest::default();
+    let mut shards = Vec::with_capacity(view.shards.len());
+    for (shard, described) in view.shards.iter().zip(&record.shards) {
+        let meta = shard.meta()?;
+        digest += meta.digest;
+        shards.push(SourceShard {
+            range: described.range.clone(),
+            rows: meta.digest.rows,
+            bytes: meta.row_bytes,
+        });
+    }
+    Ok(SourceTable {
+        id: record.id,
+        digest_id: record.digest_id,
+        name: view.table.name.clone(),
+        schema: record.schema.clone(),
+        shards,
+        digest: Some(digest),
+    })
+}
+
+impl Snapshot for EmbeddedSnapshot {
+    fn position(&self) -> Position {
+        self.cut.database.position
+    }
+
+    fn tables(&self) -> &[SourceTable] {
+        &self.tables
+    }
+
+    fn scan<'a>(&'a self, table: usize, range: &KeyRange) -> Result<Box<dyn RowStream + 'a>> {
+        Ok(Box::new(CutStream::new(self.table(table)?, range, Reads::Rows)))
+    }
+
+    fn delta(&self, table: usize, parent: &ParentTable) -> Result<Delta> {
+        let view = self.table(table)?;
+        if let Some(reason) = self.whole_reason(view, parent) {
+            return Ok(Delta::Whole { reason });
+        }
+        let mut rows = 0;
+        for shard in &view.shards {
+            let txn = shard.txn();
+            let doing = || shard.shard().doing("read the changes of");
+            for entry in shard.shard().changes().iter(&txn).during(doing)? {
+                let (_, stamp) = entry.during(doing)?;
+                rows += u64::from(decode_stamp(stamp)? > parent.position);
+            }
+        }
+        let described = &self.tables[table];
+        let stored: u64 = described.shards.iter().map(|shard| shard.rows).sum();
+        let bytes: u64 = described.shards.iter().map(|shard| shard.bytes).sum();
+        let row_bytes = bytes.checked_div(stored).unwrap_or(0);
+        Ok(Delta::Known { rows, bytes: rows.saturating_mul(row_bytes) })
+    }
+
+    fn changes<'a>(
+        &'a self,
+        table: usize,
+        range: &KeyRange,
+        from: Position,
+    ) -> Result<Box<dyn RowStream + 'a>> {
+        Ok(Box::new(CutStream::new(self.table(table)?, range, Reads::Changes { from })))
+    }
+}
+
+/// What a stream reads.
+#[derive(Clone, Copy, Debug)]
+enum Reads {
+    Rows,
+    Changes { from: Position },
+}
+
+/// Rows or changes of a range, over all shards that it touches.
+#[derive(Debug)]
+struct CutStream<'a> {
+    view: &'a TableView,
+    range: KeyRange,
+    reads: Reads,
+    /// The shard that is read, and where in it; `None` at the end.
+    at: Option<(usize, RowCursor)>,
+}
+
+impl<'a> CutStream<'a> {
+    fn new(view: &'a TableView, range: &KeyRange, reads: Reads) -> CutStream<'a> {
+        let first = view.table.record.shard_of(&range.start);
+        let at = Some((first, RowCursor::new(range)));
+        CutStream { view, range: range.clone(), reads, at }
+    }
+
+    /// The shard behind `shard`, if the range reaches it.
+    fn behind(&self, shard: usize) -> Option<(usize, RowCursor)> {
+        let next = self.view.table.record.shards.get(shard + 1)?;
+        let reached = match (&self.range.end, &next.range.start) {
+            (Some(end), start) => start < end,
+            (None, _) => true,
+        };
+        // Every key of the next shard is greater than the start of the range.
+        let rest = KeyRange { start: Vec::new(), end: self.range.end.clone() };
+        reached.then(|| (shard + 1, RowCursor::new(&rest)))
+    }
+}
+
+impl RowStream for CutStream<'_> {
+    fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
+        batch.clear();
+        while let Some((shard, cursor)) = &mut self.at {
+            let view = &self.view.shards[*shard];
+            let more = match self.reads {
+                Reads::Rows => cursor.read_rows(view, batch)?,
+                Reads::Changes { from } => cursor.read_changes(view, from, batch)?,
+            };
+            if more {
+                return Ok(true);
+            }
+            let shard = *shard;
+            self.at = self.behind(shard);
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,164 @@
+//! Making, listing, emptying and dropping tables.
+
+use super::apply::check_key_length;
+use super::record::{ShardRecord, TableRecord};
+use super::{EmbeddedDatabase, SHARDS_MAX};
+use crate::error::{Error, Kind, Result};
+use crate::ids::{TableId, TableName};
+use crate::row::{Digest, KeyRange, RowCodec, Schema, Value};
+
+/// What there is to know of a table without reading its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSummary {
+    /// Name.
+    pub name: TableName,
+    /// Identity for the life of the table.
+    pub id: TableId,
+    /// Columns and key.
+    pub schema: Schema,
+    /// Key ranges of the shards, in key order.
+    pub shards: Vec<KeyRange>,
+    /// Number of rows and their digest.
+    pub digest: Digest,
+    /// Key and payload bytes of the rows.
+    pub row_bytes: u64,
+}
+
+impl EmbeddedDatabase {
+    /// Makes an empty table; one more shard than there are `splits`.
+    ///
+    /// A split is the first key of a shard, as key values in key order, possibly only the
+    /// first few; splits ascend. A crash leaves the table or nothing.
+    ///
+    /// # Errors
+    /// [`Kind::InTheWay`] when the name is taken; [`Kind::Usage`] for a table without key,
+    /// splits that do not ascend, or more than [`SHARDS_MAX`] shards; [`Kind::Held`] when
+    /// writers do not let go in time.
+    pub fn create_table(
+        &self,
+        name: &TableName,
+        schema: &Schema,
+        splits: &[Vec<Value>],
+    ) -> Result<TableId> {
+        let creating = |error: Error| error.context(format!("create table `{name}`"));
+        let ranges = check_new_table(schema, splits).map_err(creating)?;
+        let shards = self.build_generations(ranges.len() as u32).map_err(creating)?;
+        let id = TableId(self.env().random_id());
+
+        let alone = self.pass_alone()?;
+        let mut txn = self.write_catalog()?;
+        if let Some(taken) = self.catalog().table(&txn, name)? {
+            let by = if taken.is_visible() { "a table" } else { "a hidden copy of a restore" };
+            let message = format!("create table `{name}`: the name is taken by {by}");
+            return Err(Error::new(Kind::InTheWay, message));
+        }
+        let table = TableRecord {
+            id,
+            digest_id: id,
+            schema: schema.clone(),
+            shards: ranges
+                .into_iter()
+                .zip(&shards)
+                .map(|(range, shard)| ShardRecord { range, generation: shard.generation() })
+                .collect(),
+            base_position: alone.database.next_cut(),
+            created_by: None,
+            copy: None,
+        };
+        self.switch_table(&alone.gate, &mut txn, name, Some(&table)).map_err(creating)?;
+        txn.commit()?;
+        Ok(id)
+    }
+
+    /// Removes a table and its rows; whoever still reads them reads on.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::Held`] when writers do not let go in time.
+    pub fn drop_table(&self, name: &TableName) -> Result<()> {
+        let alone = self.pass_alone()?;
+        self.resolve(&alone.database, name)?;
+        let mut txn = self.write_catalog()?;
+        self.switch_table(&alone.gate, &mut txn, name, None)?;
+        txn.commit()?;
+        drop(alone);
+        self.collect_garbage()
+    }
+
+    /// Removes all rows of a table at once; the next increment carries it whole.
+    ///
+    /// # Errors
+    /// As [`drop_table`](Self::drop_table).
+    pub fn truncate(&self, name: &TableName) -> Result<()> {
+        let alone = self.pass_alone()?;
+        let table = self.resolve(&alone.database, name)?;
+        let shards = self.build_generations(table.record.shards.len() as u32)?;
+        let mut record = table.record.clone();
+        record.base_position = alone.database.next_cut();
+        for (shard, new) in record.shards.iter_mut().zip(&shards) {
+            shard.generation = new.generation();
+            // A copy that was emptied is no copy any more.
+            let mut txn = self.write_shard(new)?;
+            let mut meta = new.meta(&txn)?;
+            meta.user_writes = 1;
+            new.put_meta(&mut txn, &meta)?;
+            txn.commit()?;
+        }
+        let mut txn = self.write_catalog()?;
+        self.switch_table(&alone.gate, &mut txn, name, Some(&record))?;
+        txn.commit()?;
+        drop(alone);
+        self.collect_garbage()
+    }
+
+    /// The tables, by name.
+    pub fn tables(&self) -> Result<Vec<TableSummary>> {
+        let _access = self.pass_shared()?;
+        let mut summaries = Vec::new();
+        for table in self.visible_tables()? {
+            let mut summary = TableSummary {
+                name: table.name.clone(),
+                id: table.record.id,
+                schema: table.record.schema.clone(),
+                shards: table.record.shards.iter().map(|shard| shard.range.clone()).collect(),
+                digest: Digest::default(),
+                row_bytes: 0,
+            };
+            for shard in &table.record.shards {
+                let shard = self.open_shard(shard.generation)?;
+                let meta = shard.meta(&*shard.read()?)?;
+                summary.digest += meta.digest;
+                summary.row_bytes += meta.row_bytes;
+            }
+            summaries.push(summary);
+        }
+        Ok(summaries)
+    }
+}
+
+/// The key ranges of a new table's shards.
+fn check_new_table(schema: &Schema, splits: &[Vec<Value>]) -> Result<Vec<KeyRange>> {
+    schema.check()?;
+    if schema.key.is_empty() {
+        return Err(Error::new(Kind::Usage, "a table needs a key; name its key columns"));
+    }
+    if splits.len() as u64 + 1 > u64::from(SHARDS_MAX) {
+        let message = format!(
+            "{} shards were asked for, at most {SHARDS_MAX} are possible",
+            splits.len() + 1
+        );
+        return Err(Error::new(Kind::Usage, message));
+    }
+    let codec = RowCodec::new(schema);
+    let mut keys: Vec<Vec<u8>> = Vec::with_capacity(splits.len());
+    for split in splits {
+        let mut key = Vec::new();
+        codec.encode_key_values(split, &mut key)?;
+        check_key_length(&key)?;
+        if keys.last().is_some_and(|last| *last >= key) {
+            let message = format!("the split {split:?} is not greater than the one before it");
+            return Err(Error::new(Kind::Usage, message));
+        }
+        keys.push(key);
+    }
+    Ok(KeyRange::between(&keys))
+}
