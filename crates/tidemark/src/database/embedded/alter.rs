@@ -70,7 +70,8 @@ impl EmbeddedDatabase {
         self.switch_table(&alone.gate, &mut txn, name, Some(&record))?;
         txn.commit()?;
         drop((built, alone, table));
-        self.collect_garbage()
+        self.tidy();
+        Ok(())
     }
 
     /// Copies rows without the columns that are gone, and the change log as it is.

@@ -102,6 +102,8 @@ impl EmbeddedDatabase {
         let all = self.catalog().generations(&*self.catalog().read()?)?;
         for number in all.into_iter().filter_map(live) {
             let Some(shard) = self.open_live(number)? else { continue };
+            // A reader that died would keep every page it could see.
+            shard.clear_stale_readers()?;
             match self.trim_shard(&shard, trimmed_to) {
                 Err(error) if error.kind() == Kind::Held => {}
                 trimmed => trimmed?,

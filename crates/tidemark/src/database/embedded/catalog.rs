@@ -79,6 +79,12 @@ impl Catalog {
         self.database.put(txn, DATABASE_KEY, &stored).during(writing)
     }
 
+    /// Stores whatever a newer or broken program might.
+    #[cfg(test)]
+    pub(super) fn put_raw_database(&self, txn: &mut RwTxn<'_>, stored: &[u8]) -> Result<()> {
+        self.database.put(txn, DATABASE_KEY, stored).during(writing)
+    }
+
     /// The record of the table of that name, hidden or not.
     pub(crate) fn table(&self, txn: &RoTxn<'_>, name: &TableName) -> Result<Option<TableRecord>> {
         let stored = self.tables.get(txn, &table_key(name)?);

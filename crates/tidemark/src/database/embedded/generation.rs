@@ -128,6 +128,16 @@ impl EmbeddedDatabase {
         Ok(())
     }
 
+    /// Removes what nobody names any more, as far as it can be done now.
+    ///
+    /// Garbage costs space and nothing else, so that what failed here is left to the next
+    /// time, and only told to whoever listens.
+    pub(crate) fn tidy(&self) {
+        if let Err(error) = self.collect_garbage() {
+            tracing::warn!(database = %self.dir().display(), ?error, "garbage stays for now");
+        }
+    }
+
     /// Removes generations that nobody names and nobody reads any more, and what their
     /// removal left behind earlier. Idempotent; cheap when there is nothing to do.
     ///
@@ -138,6 +148,7 @@ impl EmbeddedDatabase {
             GenerationRecord::Building | GenerationRecord::Garbage => Some(number),
             GenerationRecord::Owned { .. } | GenerationRecord::Live => None,
         };
+        self.catalog_environment().clear_stale_readers()?;
         let all = self.catalog().generations(&*self.catalog().read()?)?;
         let candidates: Vec<_> = all.into_iter().filter_map(removable).collect();
         if !candidates.is_empty() {

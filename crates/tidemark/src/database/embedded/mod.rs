@@ -16,7 +16,7 @@
 //! one transaction of the catalog.
 //!
 //! Three invariants carry the rest:
-//! - Writers pass the [gate](gate) shared, cuts and changes of names pass it alone: a
+//! - Writers pass a gate shared, cuts and changes of names pass it alone: a
 //!   cut sees every write whole or not at all.
 //! - A batch over several shards is in the catalog as a redo record before the first
 //!   shard changes, and whoever comes next completes it before reading or writing.
@@ -96,10 +96,11 @@ pub(crate) use {
     build::{CHUNK_BYTES_MAX, ShardBuilder},
     catalog::Catalog,
     gate::{ExclusiveGate, SharedGate},
-    read::{RowCursor, TableView},
+    read::{Reads, RowCursor, TableCursor, TableView},
     record::{CopyRecord, DatabaseRecord, GenerationNumber, GenerationRecord},
     record::{ShardMeta, ShardRecord, TableRecord},
     shard::{Shard, ShardView},
+    table::TableTotals,
 };
 
 use cache::ShardCache;
@@ -293,17 +294,14 @@ impl EmbeddedDatabase {
         Ok((database, started))
     }
 
-    /// Completes recorded batches and removes what nobody names any more.
+    /// Completes a recorded batch and removes what nobody names any more.
     fn recover(&self) -> Result<()> {
         let pending = self.catalog.has_redo(&*self.catalog.read()?)?;
         if pending {
             drop(self.pass_shared()?);
         }
-        match self.collect_garbage() {
-            // Somebody else is writing the catalog; garbage can wait, opening cannot.
-            Err(error) if error.kind() == Kind::Held => Ok(()),
-            collected => collected,
-        }
+        self.tidy();
+        Ok(())
     }
 
     /// Directory of the database.
@@ -404,7 +402,8 @@ impl EmbeddedDatabase {
     /// # Errors
     /// [`Kind::Held`], naming the processes that are inside.
     pub(crate) fn pass_alone(&self) -> Result<AloneAccess> {
-        let gate = gate::pass_alone(&self.locks_dir(), self.env(), self.lock_wait())?;
+        let gate = gate::pass_alone(&self.locks_dir(), self.env(), self.lock_wait())
+            .map_err(|error| error.context("wait until nobody writes"))?;
         let database = self.complete_redo()?;
         Ok(AloneAccess { gate, database })
     }
@@ -477,19 +476,30 @@ fn find_or_create_record(
     Ok((record, Started::Created))
 }
 
+/// The marker before it gets its name.
+const MARKER_STARTED: &str = ".tidemark-database.json.new";
+
+/// Whether nothing is in `dir` but a marker that was never finished.
 fn is_empty_or_missing(dir: &Path) -> Result<bool> {
-    match fs::read_dir(dir) {
-        Ok(mut entries) => Ok(entries.next().is_none()),
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Err(cause) => Err(Error::io(format!("look into `{}`", dir.display()), cause)),
+    let looking = |cause| Error::io(format!("look into `{}`", dir.display()), cause);
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        Err(cause) => return Err(looking(cause)),
+    };
+    for entry in entries {
+        if entry.map_err(looking)?.file_name() != MARKER_STARTED {
+            return Ok(false);
+        }
     }
+    Ok(true)
 }
 
 /// Writes the marker whole or not at all.
 fn write_marker(dir: &Path) -> Result<()> {
     let write = || {
         fs::create_dir_all(dir)?;
-        let started = dir.join(format!(".{}.new", MarkerRecord::FILE));
+        let started = dir.join(MARKER_STARTED);
         let mut file = fs::File::create(&started)?;
         file.write_all(&record::encode(&MarkerRecord { kind: MarkerRecord::KIND.to_owned() }))?;
         file.sync_all()?;

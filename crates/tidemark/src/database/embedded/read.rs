@@ -1,17 +1,15 @@
 //! Reading rows: by key, in key order, and as streams of what changed.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
-use super::EmbeddedDatabase;
-use super::TableHandle;
 use super::shard::ShardView;
 use super::write::encode_whole_key;
+use super::{EmbeddedDatabase, TableHandle};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{Position, TableName};
 use crate::lmdb::LmdbContext;
 use crate::row::{ChangeOp, KeyRange, Row, RowBatch, RowRef, Value};
-
-use std::sync::Arc;
 
 /// Rows and bytes after which a batch is handed on; one row may exceed the bytes.
 const BATCH_ROWS_MAX: usize = 4096;
@@ -124,8 +122,7 @@ fn decode_row(table: &TableHandle, key: &[u8], payload: &[u8]) -> Result<Row> {
 #[derive(Debug)]
 pub struct Scan {
     view: TableView,
-    shard: usize,
-    cursor: RowCursor,
+    cursor: TableCursor,
     batch: RowBatch,
     at: usize,
     failed: bool,
@@ -133,23 +130,8 @@ pub struct Scan {
 
 impl Scan {
     fn new(view: TableView, range: KeyRange) -> Scan {
-        let shard = view.table.record.shard_of(&range.start);
-        let cursor = RowCursor::new(&range);
-        Scan { view, shard, cursor, batch: RowBatch::new(), at: 0, failed: false }
-    }
-
-    /// Fills the next batch that holds rows; `false` at the end.
-    fn advance(&mut self) -> Result<bool> {
-        self.at = 0;
-        self.batch.clear();
-        while let Some(shard) = self.view.shards.get(self.shard) {
-            if self.cursor.read_rows(shard, &mut self.batch)? {
-                return Ok(true);
-            }
-            self.shard += 1;
-            self.cursor.reopen();
-        }
-        Ok(false)
+        let cursor = TableCursor::new(&view, range, Reads::Rows);
+        Scan { view, cursor, batch: RowBatch::new(), at: 0, failed: false }
     }
 }
 
@@ -161,7 +143,8 @@ impl Iterator for Scan {
             return None;
         }
         if self.at == self.batch.len() {
-            match self.advance() {
+            self.at = 0;
+            match self.cursor.next_batch(&self.view, &mut self.batch) {
                 Ok(true) => {}
                 Ok(false) => return None,
                 Err(error) => {
@@ -173,6 +156,62 @@ impl Iterator for Scan {
         let row = self.batch.row(self.at);
         self.at += 1;
         Some(decode_row(&self.view.table, row.key, row.payload))
+    }
+}
+
+/// What a [`TableCursor`] reads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reads {
+    /// Every row.
+    Rows,
+    /// Keys that changed after a cut.
+    Changes {
+        /// The cut.
+        from: Position,
+    },
+}
+
+/// Where a reader stands in a table: goes through its shards in key order.
+#[derive(Debug)]
+pub(crate) struct TableCursor {
+    end: Option<Vec<u8>>,
+    reads: Reads,
+    /// The shard that is read, and where in it; `None` at the end.
+    at: Option<(usize, RowCursor)>,
+}
+
+impl TableCursor {
+    /// A cursor before the first key of `range`.
+    pub(crate) fn new(view: &TableView, range: KeyRange, reads: Reads) -> TableCursor {
+        let first = view.table.record.shard_of(&range.start);
+        let at = Some((first, RowCursor::new(&range)));
+        TableCursor { end: range.end, reads, at }
+    }
+
+    /// Replaces `batch` by the next rows; `false`, with an empty batch, at the end.
+    pub(crate) fn next_batch(&mut self, view: &TableView, batch: &mut RowBatch) -> Result<bool> {
+        batch.clear();
+        while let Some((shard, cursor)) = &mut self.at {
+            let shard_view = &view.shards[*shard];
+            let more = match self.reads {
+                Reads::Rows => cursor.read_rows(shard_view, batch)?,
+                Reads::Changes { from } => cursor.read_changes(shard_view, from, batch)?,
+            };
+            if more {
+                return Ok(true);
+            }
+            let behind = *shard + 1;
+            self.at = self.enter(view, behind);
+        }
+        Ok(false)
+    }
+
+    /// The beginning of a shard, if there is one and the range reaches it.
+    fn enter(&self, view: &TableView, shard: usize) -> Option<(usize, RowCursor)> {
+        let start = &view.table.record.shards.get(shard)?.range.start;
+        let reached = self.end.as_ref().is_none_or(|end| start < end);
+        let rest = KeyRange { start: Vec::new(), end: self.end.clone() };
+        reached.then(|| (shard, RowCursor::new(&rest)))
     }
 }
 
@@ -193,11 +232,6 @@ impl RowCursor {
             start => Bound::Included(start.to_vec()),
         };
         RowCursor { next, end: range.end.clone(), ended: false }
-    }
-
-    /// Goes on in the next shard.
-    fn reopen(&mut self) {
-        self.ended = false;
     }
 
     fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {

@@ -183,6 +183,11 @@ impl Shard {
         }
     }
 
+    /// Frees the reader slots of dead processes.
+    pub(crate) fn clear_stale_readers(&self) -> Result<()> {
+        self.environment.clear_stale_readers()
+    }
+
     /// Bytes of the file.
     pub(crate) fn file_bytes(&self) -> Result<u64> {
         self.environment.file_bytes()

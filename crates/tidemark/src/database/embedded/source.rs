@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::EmbeddedDatabase;
 use super::capture::Cut;
-use super::read::{RowCursor, TableView, decode_stamp};
+use super::read::{Reads, TableCursor, TableView, decode_stamp};
 use crate::database::{Delta, ParentTable, Snapshot, Source, SourceShard, SourceTable};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{CollectionId, Position};
@@ -142,58 +142,21 @@ impl Snapshot for EmbeddedSnapshot {
     }
 }
 
-/// What a stream reads.
-#[derive(Clone, Copy, Debug)]
-enum Reads {
-    Rows,
-    Changes { from: Position },
-}
-
 /// Rows or changes of a range, over all shards that it touches.
 #[derive(Debug)]
 struct CutStream<'a> {
     view: &'a TableView,
-    range: KeyRange,
-    reads: Reads,
-    /// The shard that is read, and where in it; `None` at the end.
-    at: Option<(usize, RowCursor)>,
+    cursor: TableCursor,
 }
 
 impl<'a> CutStream<'a> {
     fn new(view: &'a TableView, range: &KeyRange, reads: Reads) -> CutStream<'a> {
-        let first = view.table.record.shard_of(&range.start);
-        let at = Some((first, RowCursor::new(range)));
-        CutStream { view, range: range.clone(), reads, at }
-    }
-
-    /// The shard behind `shard`, if the range reaches it.
-    fn behind(&self, shard: usize) -> Option<(usize, RowCursor)> {
-        let next = self.view.table.record.shards.get(shard + 1)?;
-        let reached = match (&self.range.end, &next.range.start) {
-            (Some(end), start) => start < end,
-            (None, _) => true,
-        };
-        // Every key of the next shard is greater than the start of the range.
-        let rest = KeyRange { start: Vec::new(), end: self.range.end.clone() };
-        reached.then(|| (shard + 1, RowCursor::new(&rest)))
+        CutStream { view, cursor: TableCursor::new(view, range.clone(), reads) }
     }
 }
 
 impl RowStream for CutStream<'_> {
     fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
-        batch.clear();
-        while let Some((shard, cursor)) = &mut self.at {
-            let view = &self.view.shards[*shard];
-            let more = match self.reads {
-                Reads::Rows => cursor.read_rows(view, batch)?,
-                Reads::Changes { from } => cursor.read_changes(view, from, batch)?,
-            };
-            if more {
-                return Ok(true);
-            }
-            let shard = *shard;
-            self.at = self.behind(shard);
-        }
-        Ok(false)
+        self.cursor.next_batch(self.view, batch)
     }
 }

@@ -24,6 +24,17 @@ pub struct TableSummary {
     pub row_bytes: u64,
 }
 
+/// Sums over the shards of a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TableTotals {
+    /// Rows.
+    pub(crate) digest: Digest,
+    /// Key and payload bytes.
+    pub(crate) row_bytes: u64,
+    /// Transactions of users since an operation put the rows there; 0 for an untouched copy.
+    pub(crate) user_writes: u64,
+}
+
 impl EmbeddedDatabase {
     /// Makes an empty table; one more shard than there are `splits`.
     ///
@@ -81,7 +92,8 @@ impl EmbeddedDatabase {
         self.switch_table(&alone.gate, &mut txn, name, None)?;
         txn.commit()?;
         drop(alone);
-        self.collect_garbage()
+        self.tidy();
+        Ok(())
     }
 
     /// Removes all rows of a table at once; the next increment carries it whole.
@@ -107,7 +119,8 @@ impl EmbeddedDatabase {
         self.switch_table(&alone.gate, &mut txn, name, Some(&record))?;
         txn.commit()?;
         drop(alone);
-        self.collect_garbage()
+        self.tidy();
+        Ok(())
     }
 
     /// The tables, by name.
@@ -115,23 +128,30 @@ impl EmbeddedDatabase {
         let _access = self.pass_shared()?;
         let mut summaries = Vec::new();
         for table in self.visible_tables()? {
-            let mut summary = TableSummary {
+            let totals = self.table_totals(&table.record)?;
+            summaries.push(TableSummary {
                 name: table.name.clone(),
                 id: table.record.id,
                 schema: table.record.schema.clone(),
                 shards: table.record.shards.iter().map(|shard| shard.range.clone()).collect(),
-                digest: Digest::default(),
-                row_bytes: 0,
-            };
-            for shard in &table.record.shards {
-                let shard = self.open_shard(shard.generation)?;
-                let meta = shard.meta(&*shard.read()?)?;
-                summary.digest += meta.digest;
-                summary.row_bytes += meta.row_bytes;
-            }
-            summaries.push(summary);
+                digest: totals.digest,
+                row_bytes: totals.row_bytes,
+            });
         }
         Ok(summaries)
+    }
+
+    /// Sums over the shards of a table, hidden or not.
+    pub(crate) fn table_totals(&self, table: &TableRecord) -> Result<TableTotals> {
+        let mut totals = TableTotals::default();
+        for shard in &table.shards {
+            let shard = self.open_shard(shard.generation)?;
+            let meta = shard.meta(&*shard.read()?)?;
+            totals.digest += meta.digest;
+            totals.row_bytes += meta.row_bytes;
+            totals.user_writes += meta.user_writes;
+        }
+        Ok(totals)
     }
 }
 

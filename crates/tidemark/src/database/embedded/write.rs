@@ -217,17 +217,15 @@ impl EmbeddedDatabase {
     ) -> Result<()> {
         let shard = self.open_shard(changes.generation)?;
         let mut txn = self.write_shard(&shard)?;
-        if sequence.is_some_and(|sequence| {
-            // An unreadable record is reported by the next line that reads it.
-            shard.meta(&txn).is_ok_and(|meta| meta.redo_applied >= sequence)
-        }) {
+        let applied = shard.meta(&txn)?.redo_applied;
+        if sequence.is_some_and(|sequence| applied >= sequence) {
             return Ok(());
         }
         let mut hasher = RowHasher::new(changes.digest_id);
         shard.apply(&mut txn, &changes.rows, &mut hasher, capture, |_, _, _| {})?;
         let mut meta = shard.meta(&txn)?;
         meta.user_writes += 1;
-        meta.redo_applied = sequence.unwrap_or(meta.redo_applied);
+        meta.redo_applied = sequence.unwrap_or(applied);
         shard.put_meta(&mut txn, &meta)?;
         txn.commit()
     }
