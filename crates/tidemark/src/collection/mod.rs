@@ -3,3 +3,4 @@
 //! `docs/format.md` is the contract of what lies there.
 
 pub mod manifest;
+pub mod part;
