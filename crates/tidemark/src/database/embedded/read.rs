@@ -102,7 +102,7 @@ fn encode_range(table: &TableHandle, range: &RowRange) -> Result<KeyRange> {
             .codec
             .encode_key_values(values, &mut key)
             .map_err(|error| error.context(format!("read table `{}`", table.name)))?;
-        Ok(key)
+        Ok::<Vec<u8>, Error>(key)
     };
     let end = range.end.as_deref().map(encode).transpose()?;
     Ok(KeyRange { start: encode(&range.start)?, end })
