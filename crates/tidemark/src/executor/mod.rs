@@ -8,6 +8,7 @@
 //!
 //! Recovery is this same loop: [`run`] does not know whether it is the first.
 
+pub mod begin;
 pub mod commit;
 mod hold;
 mod run;
