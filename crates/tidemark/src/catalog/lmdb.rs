@@ -15,6 +15,7 @@ use super::record::holder::HolderRecord;
 use super::record::operation::OperationRecord;
 use super::record::{shard_progress, steering};
 use super::{Catalog, Commit, Hold, Holding, StoredState};
+use crate::database::embedded::EmbeddedDatabase;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{Epoch, OperationId, ShardIdx, StepIdx, Txn};
@@ -80,8 +81,15 @@ impl LmdbCatalog {
         LmdbCatalog::inside(environment, &dir.join("locks"), env)
     }
 
+    /// The operations of an embedded database, beside its own records: restores into it and
+    /// backups of it.
+    pub fn of_database(database: &EmbeddedDatabase, env: Arc<dyn Env>) -> Result<LmdbCatalog> {
+        let environment = Arc::clone(database.catalog_environment());
+        LmdbCatalog::inside(environment, &database.locks_dir(), env)
+    }
+
     /// A catalog inside the environment of a database; `locks` is a directory for lock files.
-    pub(crate) fn inside(
+    fn inside(
         environment: Arc<Environment>,
         locks: &Path,
         env: Arc<dyn Env>,
