@@ -13,6 +13,13 @@ fn shell(folder: &Path) -> Tidemark {
 }
 
 #[test]
+fn the_binary_of_this_build_is_the_one_that_starts() {
+    let folder = support::temp_folder();
+    let outcome = Tidemark::new(folder.path()).run(["--help"]).expect_code(0);
+    assert_eq!(outcome.signal, None);
+}
+
+#[test]
 fn an_outcome_has_the_code_and_both_streams() {
     let folder = support::temp_folder();
     let outcome = shell(folder.path()).run(["-c", "echo out; echo err >&2; exit 5"]);

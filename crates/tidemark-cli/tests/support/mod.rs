@@ -30,13 +30,22 @@ pub(crate) fn temp_folder() -> tempfile::TempDir {
 
 /// The files of a folder of `examples/data`, sorted by name, which is oldest first.
 pub(crate) fn revisions(folder: &str) -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/data").join(folder);
+    let package = at_run_time("CARGO_MANIFEST_DIR", env!("CARGO_MANIFEST_DIR"));
+    let folder = package.join("../../examples/data").join(folder);
     let entries = std::fs::read_dir(&folder)
         .unwrap_or_else(|cause| panic!("read the folder {}: {cause}", folder.display()));
     let mut files: Vec<PathBuf> =
         entries.map(|entry| entry.expect("an entry of the folder").path()).collect();
     files.sort();
     files
+}
+
+/// A path that cargo tells while it runs a test, else the one that it told while it compiled it.
+///
+/// They differ where a checkout was moved or copied together with its target folder; cargo
+/// then takes the compiled test for current, and its paths are those of the other checkout.
+pub(crate) fn at_run_time(variable: &str, compiled: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| PathBuf::from(compiled), PathBuf::from)
 }
 
 /// The lines of a log that processes append to; none if no process has begun it.

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
+use super::at_run_time;
 use super::deadline::{WAIT_MAX, poll};
 
 /// How to start the command: in which folder, with which variables.
@@ -25,7 +26,8 @@ pub(crate) struct Tidemark {
 impl Tidemark {
     /// The binary that this build made, started in `folder`.
     pub(crate) fn new(folder: &Path) -> Tidemark {
-        Tidemark::of_program(Path::new(env!("CARGO_BIN_EXE_tidemark")), folder)
+        let program = at_run_time("NEXTEST_BIN_EXE_tidemark", env!("CARGO_BIN_EXE_tidemark"));
+        Tidemark::of_program(&program, folder)
     }
 
     /// Another program in its place.
