@@ -100,7 +100,8 @@ pub struct ObjectHash {
     pub blake3: String,
 }
 
-/// What lies at a store's root, names beginning with a dot and `lost+found` aside.
+/// What lies at a store's root: names beginning with a dot, `lost+found` and what a crash
+/// leaves before a collection is made do not count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// There is no such folder.
@@ -401,7 +402,10 @@ impl Store {
             }
         };
         let Some(mut names) = names else { return Ok(Place::Missing) };
-        names.retain(|name| !name.starts_with('.') && name != "lost+found");
+        names.retain(|name| {
+            let left_by_crash = name == layout::PROBE_FOLDER || folder::is_draft(name);
+            !name.starts_with('.') && name != "lost+found" && !left_by_crash
+        });
         names.sort();
         Ok(if names.is_empty() { Place::Empty } else { Place::Occupied(names) })
     }
@@ -540,7 +544,7 @@ async fn get_window(
 }
 
 fn too_large(what: &str, found: u64, bytes_max: u64) -> Error {
-    let message = format!("{what}: it has {found} bytes, at most {bytes_max} are expected here");
+    let message = format!("{what}: found {found} bytes, expected at most {bytes_max}");
     Error::new(Kind::Broken, message)
 }
 

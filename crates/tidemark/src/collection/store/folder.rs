@@ -100,7 +100,11 @@ impl LocalFolder {
         }
         let above = self.root.ancestors().skip(1).find(|above| above.is_dir());
         let top = above.unwrap_or(&self.root).to_path_buf();
-        fs::create_dir_all(folder)?;
+        fs::create_dir_all(folder).map_err(|cause| match cause.kind() {
+            // A file has the folder's name; that is not an object that exists.
+            io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+            _ => cause,
+        })?;
         for dir in folder.ancestors().take_while(|dir| dir.starts_with(&top)) {
             match sync_folder(dir) {
                 // What lies above the root may be closed to us; it was there before.

@@ -382,7 +382,7 @@ fn stores_are_named_by_paths_and_urls() {
 }
 
 #[test]
-fn a_full_disk_and_a_closed_folder_ask_for_a_person() {
+fn a_full_disk_asks_for_a_person_and_a_misplaced_file_is_broken() {
     let dir = tempfile::tempdir().unwrap();
     // `/dev/full` stands for the disk: a draft is an ordinary file, so its write is tried here.
     let mut full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
