@@ -163,7 +163,7 @@ fn check_table(object: &str, table: &TableEntry, kind: BackupKind) -> Result<(),
         let ascending = last_key.is_none_or(|last| last < part.first_key.as_slice());
         let found = format!("part `{}` from key {}", part.name, hex(&part.first_key));
         let expected = format!("a key beyond {} of the part before", show_key(last_key));
-        expect(ascending, object, found, expected)?;
+        expect(ascending || keyless, object, found, expected)?;
         last_key = Some(&part.last_key);
     }
     match table.state {
@@ -201,13 +201,38 @@ fn check_part(object: &str, part: &PartEntry, table: &TableEntry) -> Result<(), 
     let bound = u128::from(part.rows) * u128::from(part.row_bytes_max);
     counts(u128::from(part.row_bytes) <= bound, "a sum within rows times the greatest row")?;
 
+    check_row_groups(object, &named, part)?;
+    if table.schema.key.is_empty() {
+        check_keyless(object, &named, part)
+    } else {
+        check_keys(object, &named, part)
+    }
+}
+
+/// Rows of a table without a key have the empty key, and so has everything about them.
+fn check_keyless(object: &str, named: &str, part: &PartEntry) -> Result<(), Flaw> {
+    let groups = part.row_groups.iter().map(|group| &group.first_key);
+    let mut keys =
+        [&part.first_key, &part.last_key].into_iter().chain(groups).chain(&part.key_samples);
+    let found = format!("{named} with a key, of a table without one");
+    expect(keys.all(Vec::is_empty), object, found, "no key")
+}
+
+fn check_keys(object: &str, named: &str, part: &PartEntry) -> Result<(), Flaw> {
     let found = format!("{named} from {} to {}", hex(&part.first_key), hex(&part.last_key));
     let ordered = match part.rows {
         1 => part.first_key == part.last_key,
         _ => part.first_key < part.last_key,
     };
+    let ordered = ordered && !part.first_key.is_empty();
     expect(ordered, object, found, "a first key before the last, equal for one row")?;
-    check_row_groups(object, &named, part)?;
+
+    let groups = &part.row_groups;
+    let ordered = groups.is_sorted_by(|a, b| a.first_key < b.first_key)
+        && groups.first().is_some_and(|group| group.first_key == part.first_key)
+        && groups.last().is_some_and(|group| group.first_key <= part.last_key);
+    let found = format!("{named} with row groups out of order");
+    expect(ordered, object, found, "row groups in key order, from its first key on")?;
 
     let inside = |key: &Vec<u8>| *key >= part.first_key && *key <= part.last_key;
     let samples = part.key_samples.is_sorted() && part.key_samples.iter().all(inside);
@@ -224,14 +249,8 @@ fn check_row_groups(object: &str, named: &str, part: &PartEntry) -> Result<(), F
     let found = format!("{named} with row groups of {rows} rows and {row_bytes} row bytes");
     let expected = format!("{} rows and {} row bytes in all", part.rows, part.row_bytes);
     expect(agree, object, found, expected)?;
-
-    let groups = &part.row_groups;
-    let ordered = groups.iter().all(|group| group.rows > 0)
-        && groups.is_sorted_by(|a, b| a.first_key < b.first_key)
-        && groups.first().is_some_and(|group| group.first_key == part.first_key)
-        && groups.last().is_some_and(|group| group.first_key <= part.last_key);
-    let found = format!("{named} with row groups that are empty or out of order");
-    expect(ordered, object, found, "row groups in key order, from its first key on")
+    let filled = part.row_groups.iter().all(|group| group.rows > 0);
+    expect(filled, object, format!("{named} with empty row groups"), "at least one row in each")
 }
 
 /// Refuses what is not 64 lower-case hexadecimal digits.

@@ -25,7 +25,7 @@ use crate::ids::{CollectionId, Sequence, TableName};
 pub const MANIFEST_BYTES_MAX: u64 = 256 << 20;
 
 /// Largest `collection.json` that is read: it has a few hundred bytes.
-const COLLECTION_BYTES_MAX: u64 = 64 << 10;
+pub(super) const COLLECTION_BYTES_MAX: u64 = 64 << 10;
 
 /// A place that holds backups; clones are the same place.
 #[derive(Clone, Debug)]

@@ -33,15 +33,15 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 pub const PROBE_FOLDER: &str = "probe";
 
 /// Longest path of an object: what S3 takes.
-const PATH_BYTES_MAX: usize = 1024;
+pub(super) const PATH_BYTES_MAX: usize = 1024;
 /// Longest segment: what file systems take, with room for the number of a draft.
-const SEGMENT_BYTES_MAX: usize = 240;
+pub(super) const SEGMENT_BYTES_MAX: usize = 240;
 /// Longest encoded table name; beyond it a hash stands for the rest.
-const TABLE_FOLDER_BYTES_MAX: usize = 200;
+pub(super) const TABLE_FOLDER_BYTES_MAX: usize = 200;
 /// How much of a longer one is kept in front of its hash.
-const TABLE_FOLDER_BYTES_KEPT: usize = 150;
+pub(super) const TABLE_FOLDER_BYTES_KEPT: usize = 150;
 /// Longest ticket in a part's name.
-const TICKET_BYTES_MAX: usize = 64;
+pub(super) const TICKET_BYTES_MAX: usize = 64;
 /// Last second that a directory's name can say: in the last days of the year 9999.
 const SECOND_MAX: u64 = 253_402_207_200;
 

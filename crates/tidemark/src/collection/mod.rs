@@ -16,6 +16,8 @@ mod document;
 #[cfg(test)]
 mod fixture;
 pub mod flaw;
+#[cfg(test)]
+mod format_page;
 pub mod garbage;
 pub mod layout;
 pub mod log;

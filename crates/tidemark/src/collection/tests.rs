@@ -422,6 +422,27 @@ fn a_manifest_that_contradicts_anything_is_refused() {
 }
 
 #[test]
+fn a_table_without_a_key_has_no_keys_anywhere() {
+    let keyless = |manifest: &mut Manifest| {
+        for table in &mut manifest.tables {
+            table.schema.key.clear();
+            let mut part = table.parts[0].clone();
+            part.first_key.clear();
+            part.last_key.clear();
+            part.row_groups[0].first_key.clear();
+            part.key_samples = vec![Vec::new()];
+            table.parts = vec![part];
+        }
+    };
+    let (objects, collection) = in_hand(0);
+    forge(&objects, &collection, keyless);
+    read(collection.store()).unwrap();
+    forge(&objects, &collection, |manifest| manifest.tables[0].parts[0].last_key = vec![1]);
+    let error = read(collection.store()).unwrap_err();
+    assert!(error.message().contains("expected no key"), "{error}");
+}
+
+#[test]
 fn a_full_carries_every_table_whole_and_has_no_parent() {
     type Change = fn(&mut Manifest);
     let changes: [(&str, Change); 3] = [
