@@ -1,10 +1,10 @@
 //! Collections: named places, local or in an object store, that hold backups.
 //!
 //! `docs/format.md` is the contract of what lies there. Reading order: a
-//! [`Store`](store::Store) keeps objects by name, [`layout`] says which names,
+//! [`Store`] keeps objects by name, [`layout`] says which names,
 //! [`manifest`] what the JSON in them says, [`accept`] which
-//! manifests are believed; a [`Collection`](collection::Collection) ties them
-//! together, a [`Chain`](chain::Chain) is what leads to one restore point, and
+//! manifests are believed; a [`Collection`] ties them
+//! together, a [`Chain`] is what leads to one restore point, and
 //! [`check`] looks whether all of it still stands.
 
 pub mod accept;
