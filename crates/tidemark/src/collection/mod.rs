@@ -16,6 +16,7 @@ mod document;
 #[cfg(test)]
 mod fixture;
 pub mod flaw;
+pub mod fold;
 #[cfg(test)]
 mod format_page;
 pub mod garbage;
@@ -23,6 +24,7 @@ pub mod layout;
 pub mod log;
 pub mod manifest;
 pub mod part;
+pub mod run;
 pub mod store;
 #[cfg(test)]
 mod tests;

@@ -100,12 +100,20 @@ impl PartKind {
         self.page_bytes_max(column_count) / 2
     }
 
-    /// Rows and bytes of a reader's batch: small in increments, since a fold holds one
-    /// batch per link; enough in both to make a call's own cost vanish.
-    fn batch_max(self) -> (u32, u64) {
+    /// Rows of a reader's batch.
+    fn batch_rows_max(self) -> u32 {
         match self {
-            PartKind::Full => (4096, 512 << 10),
-            PartKind::Increment => (1024, 64 << 10),
+            PartKind::Full => 4096,
+            PartKind::Increment => 1024,
+        }
+    }
+
+    /// Bytes of a reader's batch: small in increments, since a fold holds one batch per
+    /// link; enough in both to make a call's own cost vanish.
+    pub fn batch_bytes_max(self) -> u64 {
+        match self {
+            PartKind::Full => 512 << 10,
+            PartKind::Increment => 64 << 10,
         }
     }
 }

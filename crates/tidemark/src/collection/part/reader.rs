@@ -530,8 +530,7 @@ fn open_checked<R: ChunkReader + 'static>(file: R, read: &PartRead<'_>) -> Resul
         ended: false,
         whole: None,
     };
-    let (rows_max, bytes_max) = read.kind.batch_max();
-    reader = reader.with_batch_max(rows_max, bytes_max);
+    reader = reader.with_batch_max(read.kind.batch_rows_max(), read.kind.batch_bytes_max());
     add_columns(&mut reader, read, &layout);
     let all_columns = layout.stored.len() == reader.stored.len();
     reader.whole = (whole_range && all_columns).then_some(WholeCheck {
