@@ -115,16 +115,6 @@ impl Environment {
         Ok(environment)
     }
 
-    /// Directory, canonical.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// Bytes of the data file.
-    pub(crate) fn file_bytes(&self) -> Result<u64> {
-        self.inner.real_disk_size().during(|| format!("measure `{}`", self.dir.display()))
-    }
-
     /// A view of the last commit. Short-lived: pages it can see are not used again.
     ///
     /// # Errors

@@ -131,10 +131,13 @@ fn holder_elsewhere(dir: &Path) -> std::process::Child {
 }
 
 #[test]
-fn a_write_lock_held_elsewhere_times_out_and_names_the_process() {
+fn a_frozen_writer_elsewhere_is_waited_for_with_a_limit_and_named() {
     let dir = tempfile::tempdir().unwrap();
     let environment = Environment::create(dir.path(), small(), &SystemEnv).unwrap();
     let mut child = holder_elsewhere(dir.path());
+    // Frozen, not dead: it would never let go by itself.
+    let holder = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(holder, rustix::process::Signal::STOP).unwrap();
     let error = environment.write(&SystemEnv, Duration::from_millis(30)).err().unwrap();
     assert_eq!(error.kind(), Kind::Held);
     assert!(error.message().contains(&format!("process {}", child.id())), "{error}");

@@ -14,7 +14,7 @@ use super::record::{DatabaseRecord, GenerationNumber, GenerationRecord};
 use super::shard::Shard;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{CollectionId, Position};
-use crate::lmdb::LmdbContext;
+use crate::lmdb::{LmdbContext, WriteTxn};
 
 /// Entries of a change log that one transaction looks at while forgetting.
 const TRIM_ENTRIES_MAX: usize = 16_384;
@@ -65,9 +65,9 @@ impl EmbeddedDatabase {
         if before.is_none_or(|before| before < to) {
             self.catalog().put_source_position(&mut txn, collection, Some(to))?;
         }
-        let trimmed_to = self.raise_trimmed(&mut txn)?;
+        let raised = self.raise_trimmed(&mut txn)?;
         txn.commit()?;
-        self.trim(trimmed_to)
+        raised.map_or(Ok(()), |trimmed_to| self.trim(trimmed_to))
     }
 
     /// Forgets a collection: changes need not be kept for it any more. Idempotent.
@@ -76,21 +76,24 @@ impl EmbeddedDatabase {
     pub fn forget_collection(&self, collection: CollectionId) -> Result<()> {
         let mut txn = self.write_catalog()?;
         self.catalog().put_source_position(&mut txn, collection, None)?;
-        let trimmed_to = self.raise_trimmed(&mut txn)?;
+        let raised = self.raise_trimmed(&mut txn)?;
         txn.commit()?;
-        self.trim(trimmed_to)
+        raised.map_or(Ok(()), |trimmed_to| self.trim(trimmed_to))
     }
 
     /// Decides, before anything is forgotten, what will be: a delta from before it is refused.
-    fn raise_trimmed(&self, txn: &mut crate::lmdb::WriteTxn<'_>) -> Result<Position> {
+    /// `None` when nothing more can be.
+    fn raise_trimmed(&self, txn: &mut WriteTxn<'_>) -> Result<Option<Position>> {
         let mut database = self.catalog().database(txn)?;
         let positions = self.catalog().source_positions(txn)?;
-        let needed = positions.iter().map(|(_, at)| *at).min().unwrap_or(database.position);
-        if needed > database.trimmed_to {
-            database.trimmed_to = needed;
-            self.catalog().put_database(txn, &database)?;
+        // With nobody to keep them for, changes that no cut has seen yet can go as well.
+        let needed = positions.iter().map(|(_, at)| *at).min().unwrap_or(database.next_cut());
+        if needed <= database.trimmed_to {
+            return Ok(None);
         }
-        Ok(database.trimmed_to)
+        database.trimmed_to = needed;
+        self.catalog().put_database(txn, &database)?;
+        Ok(Some(needed))
     }
 
     /// Removes entries up to `trimmed_to` from all change logs.

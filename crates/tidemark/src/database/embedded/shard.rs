@@ -188,11 +188,6 @@ impl Shard {
         self.environment.clear_stale_readers()
     }
 
-    /// Bytes of the file.
-    pub(crate) fn file_bytes(&self) -> Result<u64> {
-        self.environment.file_bytes()
-    }
-
     /// For errors: "write shard generation 7".
     pub(crate) fn doing(&self, verb: &str) -> String {
         format!("{verb} shard generation {}", self.generation)

@@ -500,11 +500,13 @@ fn a_forgotten_collection_holds_nothing_back() {
     fixture.database.put(&table, row(1, 1)).unwrap();
     fixture.database.forget_collection(COLLECTION).unwrap();
     fixture.database.put(&table, row(2, 1)).unwrap();
-    fixture.database.snapshot(COLLECTION).unwrap();
+    let snapshot = fixture.database.snapshot(COLLECTION).unwrap();
     let error = fixture.database.advance(COLLECTION, Position(99)).unwrap_err();
     assert_eq!(error.kind(), Kind::Usage);
-    let snapshot = fixture.database.snapshot(COLLECTION).unwrap();
-    assert_known(&*snapshot, base, 1);
+    assert_whole(&*snapshot, base, "no longer kept");
+    fixture.database.put(&table, row(3, 1)).unwrap();
+    let later = fixture.database.snapshot(COLLECTION).unwrap();
+    assert_known(&*later, snapshot.position(), 1);
 }
 
 // --- altering --------------------------------------------------------------------------
@@ -818,14 +820,35 @@ fn a_removal_that_died_half_way_is_finished() {
     let fixture = Fixture::new();
     let table = create(&fixture.database, "t", &[]);
     let generation = fixture.generations_on_disk().pop_first().unwrap();
-    drop(fixture.database.pass_alone().unwrap());
-    let aside = fixture.database.scratch_dir().join(format!("garbage-{generation}"));
-    fs::create_dir_all(aside.join("deeper")).unwrap();
-    fixture.database.drop_table(&table).unwrap_or_default();
-    fixture.database.collect_garbage().unwrap();
-    fixture.database.collect_garbage().unwrap();
+    let reader = fixture.database.scan(&table, &RowRange::ALL).unwrap();
+    fixture.database.drop_table(&table).unwrap();
+    drop(reader);
+    let fixture = {
+        let Fixture { database, place } = fixture;
+        let dir = database.dir.clone();
+        drop(database);
+        // The directory was moved aside, its record is still there.
+        let aside = dir.join("scratch").join(format!("garbage-{generation}"));
+        fs::rename(dir.join("shards").join(&generation), aside).unwrap();
+        Fixture { database: open(&dir).unwrap(), place }
+    };
+    let txn = fixture.database.catalog.read().unwrap();
+    assert_eq!(fixture.database.catalog.generation_count(&txn).unwrap(), 0);
     assert_eq!(fixture.generations_on_disk(), BTreeSet::new());
     assert_eq!(names_in(&fixture.database.scratch_dir()), BTreeSet::new());
+}
+
+#[test]
+fn a_mark_is_stored_with_its_shard() {
+    let fixture = Fixture::new();
+    let shard = fixture.database.build_generations(1).unwrap().remove(0);
+    let mark = crate::database::Mark { rows: 5, ..crate::database::Mark::default() };
+    for stored in [None, Some(mark), None] {
+        let mut txn = fixture.database.write_shard(&shard).unwrap();
+        shard.put_mark(&mut txn, stored.as_ref()).unwrap();
+        txn.commit().unwrap();
+        assert_eq!(shard.mark(&shard.read().unwrap()).unwrap(), stored);
+    }
 }
 
 #[test]
