@@ -4,6 +4,7 @@
 
 pub mod catalog;
 pub mod collection;
+pub mod csv;
 pub mod database;
 pub mod env;
 pub mod error;
