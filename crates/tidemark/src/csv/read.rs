@@ -134,6 +134,11 @@ impl<R: Read> Reader<R> {
         &self.header
     }
 
+    /// What is read from; at the end of the file every byte of it was asked for.
+    pub fn input(&self) -> &R {
+        self.input.get_ref().get_ref().1
+    }
+
     /// Replaces `record` by the next one; `false` at the end of the file.
     ///
     /// # Errors

@@ -105,7 +105,8 @@ impl EmbeddedDatabase {
         txn.commit()
     }
 
-    fn copy_changes(&self, old: &Shard, new: &Shard) -> Result<()> {
+    /// Copies the change log of a shard into one that has none yet.
+    pub(super) fn copy_changes(&self, old: &Shard, new: &Shard) -> Result<()> {
         const ENTRIES_MAX: usize = 65_536;
         let reading = || old.doing("read the changes of");
         let writing = || new.doing("write the changes of");

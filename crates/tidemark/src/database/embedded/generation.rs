@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use super::gate::ExclusiveGate;
+use super::load::remove_dead_scratch;
 use super::record::{GenerationNumber, GenerationRecord, TableRecord};
 use super::shard::{self, Shard};
 use super::{EmbeddedDatabase, SHARDS_MAX};
@@ -138,8 +139,9 @@ impl EmbeddedDatabase {
         }
     }
 
-    /// Removes generations that nobody names and nobody reads any more, and what their
-    /// removal left behind earlier. Idempotent; cheap when there is nothing to do.
+    /// Removes generations that nobody names and nobody reads any more, what their removal
+    /// left behind earlier, and the scratch files of dead loads. Idempotent; cheap when there
+    /// is nothing to do.
     ///
     /// # Errors
     /// [`Kind::Held`] when another process keeps the catalog locked; nothing is lost then.
@@ -164,6 +166,7 @@ impl EmbeddedDatabase {
             }
             txn.commit()?;
         }
+        remove_dead_scratch(&self.scratch_dir())?;
         self.empty_scratch()
     }
 

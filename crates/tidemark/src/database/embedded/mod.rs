@@ -76,8 +76,10 @@ mod build;
 mod cache;
 mod capture;
 mod catalog;
+mod dump;
 mod gate;
 mod generation;
+mod load;
 mod read;
 mod record;
 mod shard;
@@ -86,6 +88,8 @@ mod table;
 mod write;
 
 pub use alter::Alteration;
+pub use dump::{DumpFormat, DumpReport, write_rows};
+pub use load::{LoadMode, LoadReport, LoadRequest, SHARDS_DEFAULT, SchemaChange};
 pub use read::{RowRange, Scan};
 pub use table::TableSummary;
 pub use write::{WRITE_BATCH_BYTES_MAX, WRITE_BATCH_ROWS_MAX, WriteBatch};
@@ -348,7 +352,8 @@ impl EmbeddedDatabase {
         self.options.lock_wait
     }
 
-    /// Where files may lie that nobody misses; emptied of `garbage-*` when opened.
+    /// Where files may lie that nobody misses; emptied when opened of `garbage-*`, and of
+    /// `load-*` whose process died.
     pub(crate) fn scratch_dir(&self) -> PathBuf {
         self.dir.join("scratch")
     }

@@ -67,24 +67,25 @@ impl EmbeddedDatabase {
     /// # Errors
     /// As [`get`](Self::get); [`Kind::Held`] when writers do not let go in time.
     pub fn scan(&self, table: &TableName, range: &RowRange) -> Result<Scan> {
-        // Several shards stand at one moment only while nobody writes.
-        let alone;
-        let shared;
-        let database = {
-            let access = self.pass_shared()?;
-            if self.resolve(&access.database, table)?.record.shards.len() == 1 {
-                shared = access;
-                &shared.database
-            } else {
-                drop(access);
-                alone = self.pass_alone()?;
-                &alone.database
-            }
-        };
-        let table = self.resolve(database, table)?;
-        let range = encode_range(&table, range)?;
-        let view = self.view_table(&table)?;
+        let view = self.view_at_one_moment(table)?;
+        let range = encode_range(&view.table, range)?;
         Ok(Scan::new(view, range))
+    }
+
+    /// Views of all shards of a table as they stand at one moment of this call.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`]; [`Kind::Held`] when writers do not let go in time.
+    pub(super) fn view_at_one_moment(&self, name: &TableName) -> Result<TableView> {
+        let access = self.pass_shared()?;
+        let table = self.resolve(&access.database, name)?;
+        if table.record.shards.len() == 1 {
+            return self.view_table(&table);
+        }
+        drop(access);
+        // Several shards stand at one moment only while nobody writes.
+        let alone = self.pass_alone()?;
+        self.view_table(&self.resolve(&alone.database, name)?)
     }
 
     /// Views of all shards of a table; of one moment if the gate is passed alone.

@@ -144,13 +144,14 @@ impl Snapshot for EmbeddedSnapshot {
 
 /// Rows or changes of a range, over all shards that it touches.
 #[derive(Debug)]
-struct CutStream<'a> {
+pub(super) struct CutStream<'a> {
     view: &'a TableView,
     cursor: TableCursor,
 }
 
 impl<'a> CutStream<'a> {
-    fn new(view: &'a TableView, range: &KeyRange, reads: Reads) -> CutStream<'a> {
+    /// A stream before the first key of `range`.
+    pub(super) fn new(view: &'a TableView, range: &KeyRange, reads: Reads) -> CutStream<'a> {
         CutStream { view, cursor: TableCursor::new(view, range.clone(), reads) }
     }
 }

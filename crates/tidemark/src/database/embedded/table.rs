@@ -1,7 +1,10 @@
 //! Making, listing, emptying and dropping tables.
 
+use std::sync::Arc;
+
 use super::apply::check_key_length;
 use super::record::{ShardRecord, TableRecord};
+use super::shard::Shard;
 use super::{EmbeddedDatabase, SHARDS_MAX};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{TableId, TableName};
@@ -55,12 +58,29 @@ impl EmbeddedDatabase {
         let ranges = check_new_table(schema, splits).map_err(creating)?;
         let shards = self.build_generations(ranges.len() as u32).map_err(creating)?;
         let id = TableId(self.env().random_id());
+        self.name_new_table(name, id, schema, ranges, &shards).map_err(creating)?;
+        Ok(id)
+    }
 
+    /// Makes a table of shards that were built for it, one per range; visible as a whole.
+    /// `id` is its identity and that of its digests.
+    ///
+    /// # Errors
+    /// [`Kind::InTheWay`] when the name is taken; [`Kind::Held`] when writers do not let go in
+    /// time. The shards are garbage then.
+    pub(super) fn name_new_table(
+        &self,
+        name: &TableName,
+        id: TableId,
+        schema: &Schema,
+        ranges: Vec<KeyRange>,
+        shards: &[Arc<Shard>],
+    ) -> Result<()> {
         let alone = self.pass_alone()?;
         let mut txn = self.write_catalog()?;
         if let Some(taken) = self.catalog().table(&txn, name)? {
             let by = if taken.is_visible() { "a table" } else { "a hidden copy of a restore" };
-            let message = format!("create table `{name}`: the name is taken by {by}");
+            let message = format!("the name is taken by {by}");
             return Err(Error::new(Kind::InTheWay, message));
         }
         let table = TableRecord {
@@ -69,16 +89,15 @@ impl EmbeddedDatabase {
             schema: schema.clone(),
             shards: ranges
                 .into_iter()
-                .zip(&shards)
+                .zip(shards)
                 .map(|(range, shard)| ShardRecord { range, generation: shard.generation() })
                 .collect(),
             base_position: alone.database.next_cut(),
             created_by: None,
             copy: None,
         };
-        self.switch_table(&alone.gate, &mut txn, name, Some(&table)).map_err(creating)?;
-        txn.commit()?;
-        Ok(id)
+        self.switch_table(&alone.gate, &mut txn, name, Some(&table))?;
+        txn.commit()
     }
 
     /// Removes a table and its rows; whoever still reads them reads on.
