@@ -14,7 +14,7 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::ids::StepIdx;
-use crate::row::Digest;
+use crate::row::{Digest, RowBatch};
 
 /// Most key sub-ranges a mark tells apart; neighbours are merged beyond it.
 ///
@@ -77,6 +77,36 @@ impl Mark {
         self.bytes = 0;
         self.links = vec![LinkTally::default(); link_count];
         self
+    }
+
+    /// Checks that this position, reached by applying `rows`, lies beyond `stored`.
+    ///
+    /// # Errors
+    /// [`Kind::Transient`] when the stored mark is already there or further: a doubled or
+    /// late chunk. [`Kind::Usage`] when the chunk ends behind its own mark.
+    pub fn check_follows(&self, stored: Option<&Mark>, rows: &RowBatch) -> Result<()> {
+        let last = rows.last().map(|row| row.key);
+        if last.is_some() && last > self.last_key.as_deref() {
+            let message = "a chunk holds rows behind the last key of its own mark";
+            return Err(Error::new(Kind::Usage, message));
+        }
+        let Some(stored) = stored.filter(|stored| stored.step >= self.step) else { return Ok(()) };
+        let first = (!rows.is_empty()).then(|| rows.row(0).key);
+        let doubled = stored.step > self.step
+            || stored.last_key > self.last_key
+            || (stored.last_key.is_some()
+                && first.is_some()
+                && first <= stored.last_key.as_deref())
+            || (stored.done && (!self.done || first.is_some()));
+        if doubled {
+            let message = format!(
+                "the shard already stands in step {} after {} rows, beyond a chunk of step {} that \
+                 ends after {} rows; read its mark and carry on from there",
+                stored.step, stored.rows, self.step, self.rows
+            );
+            return Err(Error::new(Kind::Transient, message));
+        }
+        Ok(())
     }
 
     /// Accounts that `old` at `key` became `new`; `None` stands for no row.
@@ -239,6 +269,7 @@ fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::row::{ChangeOp, RowRef};
 
     fn one(sum: u128) -> Option<Digest> {
         Some(Digest { rows: 1, sum })
@@ -271,6 +302,38 @@ mod tests {
         assert_eq!(Mark::decode(&bytes).unwrap_err().kind(), Kind::Broken);
         bytes[0] = 9;
         assert_eq!(Mark::decode(&bytes).unwrap_err().kind(), Kind::Unsupported);
+    }
+
+    #[test]
+    fn only_a_chunk_beyond_the_stored_mark_follows_it() {
+        let rows = |keys: &[&[u8]]| {
+            let mut batch = RowBatch::new();
+            for key in keys {
+                batch.push(RowRef { key, op: ChangeOp::Delete, payload: &[] });
+            }
+            batch
+        };
+        let at = |step, key: &[u8], done| Mark {
+            step: StepIdx(step),
+            done,
+            last_key: Some(key.to_vec()),
+            ..Mark::default()
+        };
+        let (stored, done) = (at(1, b"k", false), at(1, b"k", true));
+        let check = |mark: &Mark, stored: &Mark, keys: &[&[u8]]| {
+            mark.check_follows(Some(stored), &rows(keys)).map_err(|error| error.kind())
+        };
+        assert_eq!(check(&at(1, b"m", false), &stored, &[b"l", b"m"]), Ok(()));
+        assert_eq!(check(&at(1, b"k", true), &stored, &[]), Ok(()));
+        assert_eq!(check(&at(2, b"a", false), &done, &[b"a"]), Ok(()));
+        assert_eq!(check(&done, &done, &[]), Ok(()));
+        assert_eq!(check(&at(1, b"m", false), &stored, &[b"k", b"m"]), Err(Kind::Transient));
+        assert_eq!(check(&at(1, b"j", false), &stored, &[]), Err(Kind::Transient));
+        assert_eq!(check(&at(0, b"z", true), &stored, &[b"z"]), Err(Kind::Transient));
+        assert_eq!(check(&at(1, b"m", true), &done, &[b"m"]), Err(Kind::Transient));
+        assert_eq!(check(&at(1, b"m", false), &done, &[]), Err(Kind::Transient));
+        assert_eq!(check(&at(1, b"m", false), &stored, &[b"n"]), Err(Kind::Usage));
+        assert!(at(0, b"m", false).check_follows(None, &rows(&[b"m"])).is_ok());
     }
 
     #[test]

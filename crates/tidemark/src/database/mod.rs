@@ -1,8 +1,8 @@
 //! What a database driver promises: [`Source`] for backups, [`Target`] for restores.
 //!
 //! Every call states what a crash between it and the next leaves behind. A
-//! driver is tested by `database::conformance`, which runs the same checks on
-//! any implementation; `embedded` is the one that needs no server.
+//! driver is tested by [`conformance`], which runs the same checks on any
+//! implementation; `embedded` is the one that needs no server.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use crate::error::Result;
 use crate::ids::{CollectionId, Epoch, OperationId, Position, ShardIdx, TableId, TableName, Txn};
 use crate::row::{Digest, KeyRange, RowBatch, RowStream, Schema};
 
+pub mod conformance;
 pub mod embedded;
 pub mod mark;
 
@@ -121,8 +122,25 @@ pub enum Delta {
 /// A database that can be restored into.
 ///
 /// Rows go into hidden tables of one operation; only [`publish`](Self::publish)
-/// lets anybody see them. Writes carry a [`Fence`] and are refused with
-/// [`Kind::Fenced`](crate::Kind::Fenced) once a newer epoch was claimed.
+/// lets anybody see them.
+///
+/// # Fences
+/// The database remembers per operation the highest epoch it was shown. A call
+/// with a lower one is refused with [`Kind::Fenced`](crate::Kind::Fenced) and changes nothing.
+/// [`prepare`](Self::prepare), [`seal`](Self::seal) and [`discard`](Self::discard) raise
+/// it, so a takeover is any of them with a higher epoch; [`apply`](Self::apply) and
+/// [`publish`](Self::publish) never do, and need exactly the claimed one.
+///
+/// ```text
+///             prepare            seal              publish
+///   (nothing) --------> open ------------> sealed ---------> published
+///                        ^                   |
+///                        +-- prepare, with --+
+///                            a higher epoch           discard, from anything but
+///                                                     published ----> discarded
+/// ```
+/// Only `open` takes rows. `published` and `discarded` are for ever: the operation's
+/// number is remembered, so that a holder who comes late makes nothing anew.
 pub trait Target: Debug + Send + Sync {
     /// Who this is: see [`Source::identity`].
     fn identity(&self) -> Result<String>;
@@ -138,28 +156,44 @@ pub trait Target: Debug + Send + Sync {
     ///
     /// A crash leaves some hidden tables and reserved names, all of them owned by the
     /// operation; calling again completes them, [`discard`](Self::discard) removes them.
+    /// After publishing it does nothing. Once it returned, nobody else rolls the same
+    /// copies forward: that is the moment to compare [`CopyState::origin`] with the plan.
     ///
     /// # Errors
     /// [`Kind::InTheWay`](crate::Kind::InTheWay): a name is taken by a table, or reserved by another
-    /// operation; a copy to roll forward was written to, altered or dropped.
+    /// operation, which is named; a copy to roll forward was written to, altered or dropped.
+    /// [`Kind::Usage`](crate::Kind::Usage): a table was prepared differently before, or is
+    /// new to a sealed operation; the shards of a copy to roll forward are cut differently.
+    /// [`Kind::Fenced`](crate::Kind::Fenced): also after a discard, whatever the epoch.
     fn prepare(&self, fence: Fence, tables: &[TargetTable]) -> Result<()>;
 
     /// The shard's position; `None` before its first chunk. The only truth about it.
     ///
+    /// A copy that is rolled forward has one from the beginning: it stands at the
+    /// start of step 0 with nothing consumed, and its ranges say what the copy holds.
+    ///
     /// # Errors
-    /// [`Kind::NotFound`](crate::Kind::NotFound) when the hidden table is gone: nothing is skipped silently.
+    /// [`Kind::NotFound`](crate::Kind::NotFound) when the hidden table is gone, which
+    /// it is after publishing and discarding too: nothing is skipped silently.
     fn mark(&self, shard: &TargetShard) -> Result<Option<Mark>>;
 
     /// Applies one chunk and moves the mark, durable in one transaction, if the fence is current.
     ///
-    /// Rows ascend and lie beyond the stored mark's last key within a step. Upserts
-    /// write, deletes remove (a missing row is not an error), updates overlay the
-    /// stored row. The target accounts every row in `mark`
-    /// ([`Mark::account`]) before it stores it, so on return `mark` is what is durable.
+    /// Rows ascend, lie inside the shard and, within a step, beyond the stored mark's
+    /// last key. Upserts write, deletes remove (a missing row is not an error), updates
+    /// overlay the stored row. `mark` comes with the position after the chunk;
+    /// its ranges are replaced by the stored ones with every row accounted
+    /// ([`Mark::account`]), so on return `mark` is what is durable and an attempt that
+    /// failed half-way cannot count twice.
     ///
     /// # Errors
-    /// [`Kind::Fenced`](crate::Kind::Fenced), nothing written. [`Kind::Broken`](crate::Kind::Broken): an
-    /// update without a stored row, naming the key. A crash leaves all of the chunk or nothing.
+    /// After each of them nothing is written, and `mark` is unspecified. A crash leaves
+    /// all of the chunk or nothing.
+    /// [`Kind::Fenced`](crate::Kind::Fenced): the epoch is not the claimed one, or the operation is sealed.
+    /// [`Kind::Transient`](crate::Kind::Transient): the stored mark is already beyond the chunk; read
+    /// it and carry on from there. [`Kind::Broken`](crate::Kind::Broken): an update without a stored row,
+    /// naming the key. [`Kind::Usage`](crate::Kind::Usage): rows that do not ascend or lie outside the
+    /// shard. [`Kind::NotFound`](crate::Kind::NotFound): the hidden table is gone.
     fn apply(
         &self,
         fence: Fence,
@@ -170,22 +204,44 @@ pub trait Target: Debug + Send + Sync {
 
     /// Claims every shard for an epoch that nobody holds, so that nothing can be written
     /// between the proof and publishing. Builds what waits for all rows (indexes). Idempotent.
+    ///
+    /// Only [`prepare`](Self::prepare) with a higher epoch opens the shards again. A crash leaves
+    /// some shards sealed; calling again seals the others. After publishing it does nothing.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](crate::Kind::NotFound) when nothing was prepared.
     fn seal(&self, fence: Fence) -> Result<()>;
 
-    /// The rows that the shard really holds, in ascending key order.
+    /// The rows that the shard really holds, all upserts, in ascending key order.
+    ///
+    /// # Errors
+    /// As [`mark`](Self::mark).
     fn read_back<'a>(&'a self, shard: &TargetShard) -> Result<Box<dyn RowStream + 'a>>;
 
     /// Makes all tables of the operation visible in one transaction, or none.
     ///
-    /// Idempotent for the same operation. A crash leaves either all hidden or all
-    /// published; what the publishing replaced is removed later by itself.
+    /// Idempotent for the same operation, whatever became of the tables since. A
+    /// crash leaves either all hidden or all published; what the publishing replaced is
+    /// removed later by itself. Afterwards nothing of the operation can be read back, so
+    /// the caller records the proof before it calls.
     ///
     /// # Errors
-    /// [`Kind::InTheWay`](crate::Kind::InTheWay) when a name was taken meanwhile.
+    /// After each of them nothing is published.
+    /// [`Kind::InTheWay`](crate::Kind::InTheWay) when a name was taken meanwhile, or a copy that is rolled
+    /// forward was written to, altered or dropped meanwhile.
+    /// [`Kind::Usage`](crate::Kind::Usage) when the operation is not sealed.
+    /// [`Kind::NotFound`](crate::Kind::NotFound) when nothing was prepared.
     fn publish(&self, fence: Fence, how: Publish) -> Result<()>;
 
     /// Removes the hidden tables and reservations of an operation; the target is as it was.
-    /// Idempotent; refused after publishing.
+    ///
+    /// Idempotent, also for an operation that never prepared anything. One thing does
+    /// not come back: a held copy that took rows in place counts as written to, since
+    /// it stands between two restore points. A crash leaves some of it removed; calling
+    /// again removes the rest.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`](crate::Kind::Usage) after publishing, which is the point of no return.
     fn discard(&self, fence: Fence) -> Result<()>;
 }
 

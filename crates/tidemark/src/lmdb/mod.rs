@@ -23,6 +23,7 @@ use heed::{CommitOrAbort, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 
+mod copy;
 mod error;
 mod file_system;
 mod lock;

@@ -1,6 +1,8 @@
 //! Rows on the move: batches of keys and payloads in one buffer, and streams of them.
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
+use crate::row::key::KeyRange;
+use crate::row::value::hex;
 
 /// What happened to a row since the parent backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +115,31 @@ impl RowBatch {
             key: &self.bytes[start..key_end],
             op: entry.op,
             payload: &self.bytes[key_end..entry.payload_end as usize],
+        }
+    }
+
+    /// Refuses rows that do not ascend strictly by key or lie outside `range`.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`], naming the key.
+    pub fn check_inside(&self, range: &KeyRange) -> Result<()> {
+        let mut before: Option<&[u8]> = None;
+        for at in 0..self.entries.len() {
+            let key = self.row(at).key;
+            if before.is_some_and(|before| before >= key) {
+                let message = format!("rows do not ascend by key at 0x{}", hex(key));
+                return Err(Error::new(Kind::Usage, message));
+            }
+            before = Some(key);
+        }
+        // The rows ascend: if both ends are inside, all are.
+        let ends = [self.entries.first().map(|_| self.row(0).key), before];
+        match ends.into_iter().flatten().find(|key| !range.contains(key)) {
+            Some(key) => {
+                let message = format!("the row at key 0x{} lies outside of {range}", hex(key));
+                Err(Error::new(Kind::Usage, message))
+            }
+            None => Ok(()),
         }
     }
 

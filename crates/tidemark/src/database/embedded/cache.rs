@@ -33,6 +33,22 @@ struct OpenShard {
     last_use: u64,
 }
 
+impl OpenShards {
+    /// Closes idle shards, least recently used first, until `count` are left or all are busy.
+    fn close_beyond(&mut self, count: usize) {
+        while self.by_generation.len() > count {
+            let idle = |entry: &OpenShard| Arc::strong_count(&entry.shard) == 1;
+            let oldest = self
+                .by_generation
+                .iter()
+                .filter(|(_, entry)| idle(entry))
+                .min_by_key(|(_, e)| e.last_use);
+            let Some((&oldest, _)) = oldest else { return };
+            self.by_generation.remove(&oldest);
+        }
+    }
+}
+
 impl ShardCache {
     /// A cache over the generations in `shards`, keeping about `open_max` of them open.
     pub(super) fn new(shards: PathBuf, open_max: u32) -> ShardCache {
@@ -64,6 +80,19 @@ impl ShardCache {
         self.get_or(generation, || Shard::create(&self.shards, generation, options, env))
     }
 
+    /// The shard, made as a copy of `base` if it is not there.
+    pub(super) fn create_copy(
+        &self,
+        generation: GenerationNumber,
+        base: &Shard,
+        options: ShardOptions,
+        env: &dyn Env,
+    ) -> Result<Arc<Shard>> {
+        // Copied before the cache is locked: it takes long, and others need other shards.
+        let copy = Shard::create_copy(&self.shards, generation, base, options, env)?;
+        self.get_or(generation, || Ok(copy))
+    }
+
     /// Closes the shard if nobody in this process uses it.
     pub(super) fn close_idle(&self, generation: GenerationNumber) {
         let mut open = self.lock();
@@ -86,16 +115,12 @@ impl ShardCache {
         let last_use = open.uses;
         if let Some(entry) = open.by_generation.get_mut(&generation) {
             entry.last_use = last_use;
-            return Ok(Arc::clone(&entry.shard));
+            let shard = Arc::clone(&entry.shard);
+            // A cut that is over leaves more of them than may stay.
+            open.close_beyond(self.open_max);
+            return Ok(shard);
         }
-        while open.by_generation.len() >= self.open_max {
-            let idle = open.by_generation.iter().filter(|(_, e)| Arc::strong_count(&e.shard) == 1);
-            let Some(oldest) = idle.min_by_key(|(_, e)| e.last_use).map(|(number, _)| *number)
-            else {
-                break;
-            };
-            open.by_generation.remove(&oldest);
-        }
+        open.close_beyond(self.open_max - 1);
         let shard = Arc::new(open_shard()?);
         let entry = OpenShard { shard: Arc::clone(&shard), last_use };
         open.by_generation.insert(generation, entry);
@@ -128,6 +153,8 @@ mod tests {
         let mut open: Vec<u64> = cache.lock().by_generation.keys().map(|n| n.0).collect();
         open.sort_unstable();
         assert_eq!(open, [3, 4]);
-        drop(held);
+        drop((held, create(5), create(6), create(7)));
+        drop(create(7));
+        assert!(cache.lock().by_generation.len() <= 2);
     }
 }

@@ -24,7 +24,7 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::lmdb::{
     Environment, EnvironmentOptions, FileLock, LmdbContext, LockMode, NamedDatabase, ReadTxn,
-    WriteTxn,
+    WriteTxn, sync_directory,
 };
 
 const IN_USE_FILE: &str = "in-use";
@@ -81,6 +81,26 @@ impl Shard {
         }
         self.put_meta(&mut txn, &ShardMeta::default())?;
         txn.commit()
+    }
+
+    /// Makes the shard as a copy of the last commit of `base`; keeps what is there already.
+    ///
+    /// A crash leaves a directory that the next call completes.
+    pub(crate) fn create_copy(
+        shards: &Path,
+        generation: GenerationNumber,
+        base: &Shard,
+        options: ShardOptions,
+        env: &dyn Env,
+    ) -> Result<Shard> {
+        let dir = directory(shards, generation);
+        fs::create_dir_all(&dir)
+            .map_err(|cause| Error::io(format!("create `{}`", dir.display()), cause))?;
+        sync_directory(shards)?;
+        // Held until the copy is open, so that nobody takes the directory for garbage.
+        let _in_use = lock_in_use(&dir, options, env)?;
+        base.environment.copy_into(&dir, env)?;
+        Shard::open(shards, generation, options, env)
     }
 
     /// Opens a shard that was made.

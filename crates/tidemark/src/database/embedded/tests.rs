@@ -1,15 +1,18 @@
 //! The database against a plain map, and in the states that crashes leave.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 
+use super::open::{MARKER_STARTED, write_marker};
+use super::record::MarkerRecord;
 use super::*;
 use crate::database::{Delta, Origin, ParentTable, Snapshot, Source};
-use crate::env::SystemEnv;
+use crate::env::{BootTime, SystemEnv, WallTime};
 use crate::ids::{CollectionId, OperationId, Position};
-use crate::lmdb::{FileLock, LockMode};
+use crate::lmdb::{EnvironmentOptions, FileLock, LockMode};
 use crate::row::digest::RowHasher;
 use crate::row::{
     ChangeOp, Digest, KeyRange, LogicalType, Row, RowBatch, RowStream, Schema, Value,
@@ -312,28 +315,72 @@ fn large_tables_are_read_in_many_batches() {
 
 // --- one cut ---------------------------------------------------------------------------
 
+/// The real machine, a little slower whenever it looks at its clock: before every lock.
+#[derive(Debug)]
+struct DawdlingEnv;
+
+impl Env for DawdlingEnv {
+    fn wall_time(&self) -> WallTime {
+        SystemEnv.wall_time()
+    }
+
+    fn boot_time(&self) -> BootTime {
+        SystemEnv.sleep(Duration::from_micros(300));
+        SystemEnv.boot_time()
+    }
+
+    fn boot_id(&self) -> u128 {
+        SystemEnv.boot_id()
+    }
+
+    fn random(&self) -> u64 {
+        SystemEnv.random()
+    }
+
+    fn sleep(&self, duration: Duration) {
+        SystemEnv.sleep(duration);
+    }
+}
+
+/// Ends the writers of a test, also when its checks fail.
+struct StopWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for StopWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn transfers_across_shards_keep_their_sum_in_every_cut() {
     const ACCOUNTS: i64 = 12;
     const THREADS: i64 = 3;
     let fixture = Fixture::new();
+    // A reader that dawdles over each shard: a cut takes long enough for writers to get
+    // between its shards if anything lets them.
+    let slow = EmbeddedOptions { open_shards_max: 1, ..options() };
+    let dawdling = Arc::new(DawdlingEnv);
+    let reader = EmbeddedDatabase::open(&fixture.database.dir, dawdling, slow).unwrap();
     let database = &fixture.database;
-    let table = create(database, "accounts", &[4, 8]);
+    let splits: Vec<i64> = (1..ACCOUNTS).collect();
+    let table = create(database, "accounts", &splits);
     let mut batch = WriteBatch::new();
     (0..ACCOUNTS).for_each(|id| batch.put(&table, row(id, 100)));
     database.write(&batch).unwrap();
 
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = StopWhenDropped(&done);
         for thread in 0..THREADS {
             let (table, done) = (&table, &done);
-            // Each thread owns one account per shard, so that no two change the same row.
+            // Each thread owns some of the accounts, so that no two change the same row.
             scope.spawn(move || {
                 let own: Vec<i64> = (0..ACCOUNTS).filter(|id| id % THREADS == thread).collect();
                 let mut amounts = vec![100; own.len()];
                 let mut turn = 0;
                 while !done.load(Ordering::Relaxed) {
-                    let (from, to) = (turn % own.len(), (turn + 1) % own.len());
+                    // Far apart, so that a cut is long on its way between the two.
+                    let (from, to) = if turn % 3 == 0 { (own.len() - 1, 0) } else { (0, 3) };
                     turn += 1;
                     amounts[from] -= 1;
                     amounts[to] += 1;
@@ -353,13 +400,12 @@ fn transfers_across_shards_keep_their_sum_in_every_cut() {
         };
         let codec = RowCodec::new(&schema());
         for _ in 0..12 {
-            let snapshot = database.snapshot(COLLECTION).unwrap();
+            let snapshot = reader.snapshot(COLLECTION).unwrap();
             let rows = drain(snapshot.scan(0, &KeyRange::ALL).unwrap());
             let rows = rows.iter().map(|(key, _, payload)| codec.decode(key, payload).unwrap());
             assert_eq!(sum(rows.collect()), ACCOUNTS * 100);
-            assert_eq!(sum(rows_of(database, &table)), ACCOUNTS * 100);
+            assert_eq!(sum(rows_of(&reader, &table)), ACCOUNTS * 100);
         }
-        done.store(true, Ordering::Relaxed);
     });
     assert_digest(database, &table);
 }

@@ -7,7 +7,10 @@
 //! | `generations` | generation number, `u64` big-endian | [`GenerationRecord`] |
 //! | `source_positions` | collection id, `u128` big-endian | [`SourcePositionRecord`] |
 //! | `redo` | sequence number, `u64` big-endian | [`RedoRecord`], binary |
-//! | `meta`, in each shard | `shard` | [`ShardMeta`], binary |
+//! | `target_operations` | operation, `u64` big-endian | [`TargetOperationRecord`] |
+//! | `hidden_tables` | operation, `u64` big-endian; table name as text | [`HiddenTableRecord`] |
+//! | `reservations` | table name as text | [`ReservationRecord`] |
+//! | `meta`, in each shard | `shard` | [`ShardMeta`], binary, with a [`ShardFence`] |
 //!
 //! What is not binary is one JSON object with a field `version`. A field that an
 //! older program does not know is ignored by it, so a change that an older
@@ -20,19 +23,27 @@ use crate::error::{Error, Kind, Result};
 
 mod database;
 mod generation;
+mod hidden_table;
 mod marker;
 mod redo;
+mod reservation;
+mod shard_fence;
 mod shard_meta;
 mod source_position;
 mod table;
+mod target_operation;
 
 pub(crate) use database::DatabaseRecord;
 pub(crate) use generation::{GenerationNumber, GenerationRecord};
+pub(crate) use hidden_table::{HiddenBase, HiddenTableRecord};
 pub(crate) use marker::MarkerRecord;
 pub(crate) use redo::{RedoRecord, RedoShard};
+pub(crate) use reservation::ReservationRecord;
+pub(crate) use shard_fence::ShardFence;
 pub(crate) use shard_meta::ShardMeta;
 pub(crate) use source_position::SourcePositionRecord;
 pub(crate) use table::{CopyRecord, ShardRecord, TableRecord};
+pub(crate) use target_operation::{TargetOperationRecord, TargetOperationState};
 
 /// A record that is stored as JSON.
 pub(crate) trait JsonRecord: Serialize + DeserializeOwned {

@@ -6,14 +6,14 @@
 //! |---|---|---|
 //! | 0 | 1 | version |
 //! | 1 | 1 | version of the rows' payloads |
-//! | 2 | 8 | fence: epoch that may write, `u64` |
-//! | 10 | 8 | sequence number of the last redo record applied, `u64` |
-//! | 18 | 8 | transactions of users since the rows were put there by an operation, `u64` |
-//! | 26 | 24 | [`Digest`] of the rows |
-//! | 50 | 8 | key and payload bytes of the rows, `u64` |
+//! | 2 | 17 | [`ShardFence`] |
+//! | 19 | 8 | sequence number of the last redo record applied, `u64` |
+//! | 27 | 8 | transactions of users since the rows were put there by an operation, `u64` |
+//! | 35 | 24 | [`Digest`] of the rows |
+//! | 59 | 8 | key and payload bytes of the rows, `u64` |
 
+use super::ShardFence;
 use crate::error::{Error, Kind, Result};
-use crate::ids::Epoch;
 use crate::row::Digest;
 use crate::row::payload::PAYLOAD_VERSION;
 
@@ -22,8 +22,8 @@ const VERSION: u8 = 1;
 /// One per shard, under the key `shard` of its database `meta`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ShardMeta {
-    /// Epoch that may write as an operation.
-    pub(crate) epoch: Epoch,
+    /// Who may write as an operation.
+    pub(crate) fence: ShardFence,
     /// Last redo record applied: an older one is not applied again.
     pub(crate) redo_applied: u64,
     /// Transactions of users; 0 as long as the rows are what an operation put there.
@@ -36,18 +36,18 @@ pub(crate) struct ShardMeta {
 
 impl ShardMeta {
     /// Bytes of the stored form.
-    pub(crate) const LEN: usize = 58;
+    pub(crate) const LEN: usize = 67;
 
     /// The stored form.
     pub(crate) fn encode(&self) -> [u8; Self::LEN] {
         let mut out = [0; Self::LEN];
         out[0] = VERSION;
         out[1] = PAYLOAD_VERSION;
-        out[2..10].copy_from_slice(&self.epoch.0.to_le_bytes());
-        out[10..18].copy_from_slice(&self.redo_applied.to_le_bytes());
-        out[18..26].copy_from_slice(&self.user_writes.to_le_bytes());
-        out[26..50].copy_from_slice(&self.digest.to_bytes());
-        out[50..].copy_from_slice(&self.row_bytes.to_le_bytes());
+        out[2..19].copy_from_slice(&self.fence.encode());
+        out[19..27].copy_from_slice(&self.redo_applied.to_le_bytes());
+        out[27..35].copy_from_slice(&self.user_writes.to_le_bytes());
+        out[35..59].copy_from_slice(&self.digest.to_bytes());
+        out[59..].copy_from_slice(&self.row_bytes.to_le_bytes());
         out
     }
 
@@ -72,13 +72,16 @@ impl ShardMeta {
         let number = |at: usize| {
             u64::from_le_bytes(stored[at..at + 8].try_into().expect("8 bytes of a fixed layout"))
         };
-        let digest = stored[26..50].try_into().expect("24 bytes of a fixed layout");
+        let fence = stored[2..19].try_into().expect("17 bytes of a fixed layout");
+        let fence = ShardFence::decode(fence)
+            .ok_or_else(|| Error::new(Kind::Broken, "a shard's fence is malformed"))?;
+        let digest = stored[35..59].try_into().expect("24 bytes of a fixed layout");
         Ok(ShardMeta {
-            epoch: Epoch(number(2)),
-            redo_applied: number(10),
-            user_writes: number(18),
+            fence,
+            redo_applied: number(19),
+            user_writes: number(27),
             digest: Digest::from_bytes(digest),
-            row_bytes: number(50),
+            row_bytes: number(59),
         })
     }
 }
@@ -86,10 +89,11 @@ impl ShardMeta {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::{Epoch, Txn};
 
     fn meta() -> ShardMeta {
         ShardMeta {
-            epoch: Epoch(1),
+            fence: ShardFence::sealed(Txn(1), Epoch(7)),
             redo_applied: 2,
             user_writes: 3,
             digest: Digest { rows: 4, sum: u128::MAX - 5 },
