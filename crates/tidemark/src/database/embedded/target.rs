@@ -33,7 +33,7 @@ use crate::database::{
 };
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::ids::{OperationId, TableName, Txn};
+use crate::ids::{TableName, Txn};
 use crate::row::digest::RowHasher;
 use crate::row::{RowBatch, RowStream};
 
@@ -204,15 +204,6 @@ impl EmbeddedDatabase {
                 Err(Error::new(Kind::Fenced, message))
             }
             found => Ok(found),
-        }
-    }
-
-    /// Removes what nobody names any more, as far as that is possible now.
-    ///
-    /// The operation's end is durable already; what stays is removed when the database is opened.
-    fn collect_garbage_now(&self, operation: OperationId) {
-        if let Err(error) = self.collect_garbage() {
-            tracing::warn!(%operation, error = error.chain(), "garbage stays for now");
         }
     }
 }

@@ -62,7 +62,7 @@ impl EmbeddedDatabase {
         txn.commit()?;
         failpoint::hit("target.publish.after_commit");
         drop(alone);
-        self.collect_garbage_now(fence.operation);
+        self.tidy();
         Ok(())
     }
 
@@ -133,7 +133,7 @@ impl EmbeddedDatabase {
         failpoint::hit("target.discard.before_commit");
         txn.commit()?;
         failpoint::hit("target.discard.after_commit");
-        self.collect_garbage_now(fence.operation);
+        self.tidy();
         Ok(())
     }
 

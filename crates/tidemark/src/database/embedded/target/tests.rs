@@ -11,7 +11,7 @@ use crate::database::embedded::record::GenerationRecord;
 use crate::database::embedded::{Alteration, EmbeddedOptions, WriteBatch};
 use crate::database::{Disposition, Origin, Source};
 use crate::env::SystemEnv;
-use crate::ids::{CollectionId, Epoch, ShardIdx, StepIdx, TableId};
+use crate::ids::{CollectionId, Epoch, OperationId, ShardIdx, StepIdx, TableId};
 use crate::row::key::decode_key_value;
 use crate::row::{ChangeOp, KeyRange, LogicalType, RowCodec, RowRef, Schema, Value};
 
