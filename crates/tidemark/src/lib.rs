@@ -13,6 +13,7 @@ pub mod failpoint;
 pub mod ids;
 pub(crate) mod lmdb;
 pub mod operation;
+pub mod restore;
 pub mod row;
 
 pub use error::{Error, Kind, Result};

@@ -1,0 +1,205 @@
+//! Beginning a restore, or carrying on the one that the same command began.
+
+use std::sync::Arc;
+
+use super::job::RestoreJob;
+use super::options::{PlanLink, ResolvedRestore, RestoreOptions};
+use super::plan::{ExistingTables, PlanInputs, RestorePlan};
+use crate::catalog::{Catalog, OperationRecord, Verb};
+use crate::collection::{Chain, Collection, RestorePoint};
+use crate::database::{ExistingTable, Target};
+use crate::env::Env;
+use crate::error::{Error, Kind, Result};
+use crate::executor::begin::{self, Asked, NewOperation};
+use crate::ids::{CollectionId, OperationId, TableName};
+use crate::operation::State;
+
+/// From where to where, as people named them.
+#[derive(Clone, Copy, Debug)]
+pub struct Route<'a> {
+    /// The collection.
+    pub collection: &'a str,
+    /// The target.
+    pub target: &'a str,
+}
+
+/// A restore that is recorded and can be driven.
+#[derive(Debug)]
+pub struct BegunRestore {
+    /// Its number.
+    pub id: OperationId,
+    /// Whether it was there already.
+    pub is_resumed: bool,
+    /// What the executor drives.
+    pub job: RestoreJob,
+    /// What people should know now.
+    pub notices: Vec<String>,
+}
+
+/// Begins a restore, or finds the unfinished one of the same identity, pinned to the restore
+/// point it had the first time.
+///
+/// # Errors
+/// Everything [`RestorePlan::new`] refuses, before anything is recorded; [`Kind::Usage`] for an
+/// unfinished one with other options; what reading the collection gives.
+pub fn begin_restore(
+    catalog: &dyn Catalog,
+    target: Arc<dyn Target>,
+    collection: Arc<Collection>,
+    route: Route<'_>,
+    options: &RestoreOptions,
+    limits: Limits,
+    env: &dyn Env,
+) -> Result<BegunRestore> {
+    options.check()?;
+    let identity = identity(collection.id(), &target.identity()?, options);
+    if let Some(found) = begin::unfinished::<_, ResolvedRestore>(catalog, &identity, options)? {
+        return carry_on(catalog, found.id, &found.record, target, collection);
+    }
+    let chain = collection.chain(&RestorePoint::parse(&options.at)?)?;
+    let plan = make_plan(&*target, collection.id(), &chain, options)?;
+    let resolved = ResolvedRestore {
+        collection_shown: route.collection.to_owned(),
+        target_shown: route.target.to_owned(),
+        collection: collection.id(),
+        point: plan.point.clone(),
+        memory_bytes: limits.memory_bytes,
+    };
+    let bytes = plan.to_bytes();
+    let title = format!("restore of `{}` into `{}`", route.collection, route.target);
+    let new = NewOperation {
+        verb: Verb::Restore,
+        identity: &identity,
+        title: &title,
+        plan: &bytes,
+        step_count: plan.steps.len() as u32,
+        at: env.wall_time(),
+    };
+    let state = State::new(plan.planned(), limits.window);
+    let id = begin::record(catalog, &new, Asked { options, resolved: &resolved }, &state)?;
+    let notices = plan.notices.clone();
+    let job = RestoreJob::new(target, collection, chain, plan);
+    Ok(BegunRestore { id, is_resumed: false, job, notices })
+}
+
+/// What a restore may use at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Shards in flight.
+    pub window: u32,
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// The job of a recorded restore, for whoever drives it by its number.
+///
+/// # Errors
+/// [`Kind::Broken`] when the chain is not the one that was planned, with what differs.
+pub fn resume_restore(
+    catalog: &dyn Catalog,
+    id: OperationId,
+    target: Arc<dyn Target>,
+    collection: Arc<Collection>,
+) -> Result<BegunRestore> {
+    let record = catalog.operation(id)?;
+    carry_on(catalog, id, &record, target, collection)
+}
+
+/// The plan that the same call of [`begin_restore`] would record; nothing is written.
+///
+/// # Errors
+/// As [`RestorePlan::new`].
+pub fn plan_restore(
+    target: &dyn Target,
+    collection: &Collection,
+    options: &RestoreOptions,
+) -> Result<RestorePlan> {
+    options.check()?;
+    let chain = collection.chain(&RestorePoint::parse(&options.at)?)?;
+    make_plan(target, collection.id(), &chain, options)
+}
+
+fn make_plan(
+    target: &dyn Target,
+    collection: CollectionId,
+    chain: &Chain,
+    options: &RestoreOptions,
+) -> Result<RestorePlan> {
+    let existing = &InTarget(target);
+    RestorePlan::new(&PlanInputs { collection, chain, options, existing })
+}
+
+/// Verb, collection, target, tables and renames as typed.
+fn identity(collection: CollectionId, target: &str, options: &RestoreOptions) -> String {
+    let typed = (&options.tables, &options.renames);
+    let typed = serde_json::to_string(&typed).expect("options are plain data");
+    format!("restore|{collection}|{target}|{typed}")
+}
+
+fn carry_on(
+    catalog: &dyn Catalog,
+    id: OperationId,
+    record: &OperationRecord,
+    target: Arc<dyn Target>,
+    collection: Arc<Collection>,
+) -> Result<BegunRestore> {
+    let resolved: ResolvedRestore = begin::resolved(record)?;
+    if resolved.collection != collection.id() {
+        let message = format!(
+            "resume operation {id}: it restores from collection {}, `{}` is {}",
+            resolved.collection,
+            collection.store(),
+            collection.id()
+        );
+        return Err(Error::new(Kind::Usage, message));
+    }
+    // The plan is the one that was recorded: made anew it would meet the operation's own
+    // hidden tables and marks. The chain it was made from must still be the same.
+    let bytes = catalog.plan(id)?;
+    if blake3::hash(&bytes).to_hex().to_string() != record.plan_hash {
+        let message = format!("resume operation {id}: its stored plan is not the recorded one");
+        return Err(Error::new(Kind::Broken, message));
+    }
+    let plan = RestorePlan::from_bytes(&bytes)?;
+    let chain = collection.chain(&RestorePoint::Sequence(plan.point.sequence))?;
+    check_chain(id, &plan, &chain)?;
+    let newer = collection.log()?.len() as u64 - plan.point.sequence.0;
+    let mut notices = vec![format!("resuming {id}, pinned to {}", plan.point.directory)];
+    if newer > 0 {
+        notices[0].push_str(&format!("; {newer} newer restore points exist"));
+    }
+    notices.extend(plan.notices.iter().cloned());
+    let job = RestoreJob::new(target, collection, chain, plan);
+    Ok(BegunRestore { id, is_resumed: true, job, notices })
+}
+
+/// Refuses a chain other than the planned one, naming the first backup that differs.
+fn check_chain(id: OperationId, plan: &RestorePlan, chain: &Chain) -> Result<()> {
+    let now: Vec<PlanLink> = chain.links().iter().map(PlanLink::from).collect();
+    if now == plan.chain {
+        return Ok(());
+    }
+    let differs = plan.chain.iter().zip(&now).find(|(planned, found)| planned != found);
+    let what = match differs {
+        Some((planned, found)) => format!(
+            "backup #{} was `{}` with manifest {}, now it is `{}` with manifest {}",
+            planned.sequence, planned.directory, planned.manifest, found.directory, found.manifest
+        ),
+        None => format!("it had {} backups, now it has {}", plan.chain.len(), now.len()),
+    };
+    let message = format!(
+        "resume operation {id}: the chain is not the one that was planned: {what}; cancel it with \
+         `tidemark operation cancel {id}` and restore anew"
+    );
+    Err(Error::new(Kind::Broken, message))
+}
+
+/// Looks names up in a target.
+#[derive(Debug)]
+struct InTarget<'a>(&'a dyn Target);
+
+impl ExistingTables for InTarget<'_> {
+    fn existing(&self, name: &TableName) -> Result<Option<ExistingTable>> {
+        self.0.existing(name)
+    }
+}

@@ -1,0 +1,419 @@
+//! The plan of a restore: tables, shards and steps, made without any I/O.
+//!
+//! The same chain, options and target give the same plan, byte for byte; its hash is
+//! recorded when the operation begins, so that a resume on anything else is noticed.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::cut;
+use super::options::{PlanKind, PlanLink, RestoreOptions};
+use crate::collection::Chain;
+use crate::collection::chain::TableChain;
+use crate::collection::manifest::{TableEntry, TableMode};
+use crate::database::{Disposition, ExistingTable, Origin, Publish, TargetTable};
+use crate::error::{Error, Kind, Result};
+use crate::ids::{CollectionId, LinkIdx, ShardIdx, StepIdx, TableName};
+use crate::operation::{Planned, Work};
+use crate::row::{Digest, KeyRange};
+
+/// Bytes of restoring that reading back one byte counts for, as a divisor.
+///
+/// A scan with hashing runs at several times the rate of decoding, folding and writing.
+pub(super) const PROOF_DIVISOR: u64 = 6;
+
+/// Everything that is decided before the first row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestorePlan {
+    /// The restore point.
+    pub point: PlanLink,
+    /// The chain that leads to it, the full first.
+    pub chain: Vec<PlanLink>,
+    /// What becomes of the tables.
+    pub publish: Publish,
+    /// Tables, by name in the backup.
+    pub tables: Vec<PlanTable>,
+    /// Steps, in order; at least one.
+    pub steps: Vec<PlanStep>,
+    /// What the proof counts for in progress.
+    pub proof_bytes: u64,
+    /// What people should know beforehand.
+    pub notices: Vec<String>,
+}
+
+/// One table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanTable {
+    /// Name in the backup.
+    pub source_name: TableName,
+    /// What the target is asked for.
+    pub target: TargetTable,
+    /// Digest at the restore point, if the backup recorded the source's.
+    pub state: Option<Digest>,
+    /// First link of the chain that this restore reads for the table.
+    pub first_link: LinkIdx,
+}
+
+/// One step: shards that may run in any order, between two barriers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanStep {
+    /// First and last link of the chain that it applies.
+    pub links: (LinkIdx, LinkIdx),
+    /// Shards in order: by table, then by key.
+    pub shards: Vec<PlanShard>,
+}
+
+/// One shard of a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanShard {
+    /// Position of its table in the plan.
+    pub table: u32,
+    /// Position in its table.
+    pub shard: ShardIdx,
+    /// Rows to be read, estimated.
+    pub rows: u64,
+    /// Key and payload bytes to be read, estimated.
+    pub bytes: u64,
+}
+
+/// What a plan is made of.
+#[derive(Debug)]
+pub struct PlanInputs<'a> {
+    /// Collection.
+    pub collection: CollectionId,
+    /// Chain up to the restore point.
+    pub chain: &'a Chain,
+    /// What was asked.
+    pub options: &'a RestoreOptions,
+    /// What stands under a name in the target.
+    pub existing: &'a dyn ExistingTables,
+}
+
+/// Looks up what stands under a name in the target.
+pub trait ExistingTables: fmt::Debug {
+    /// See [`Target::existing`](crate::database::Target::existing).
+    fn existing(&self, name: &TableName) -> Result<Option<ExistingTable>>;
+}
+
+impl RestorePlan {
+    /// Makes the plan.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`]: options that do not fit together, two tables of one name.
+    /// [`Kind::NotFound`]: a pattern or rename that fits nothing, a copy that is not there.
+    /// [`Kind::InTheWay`]: a name that is taken, a copy that was written to or is of another
+    /// chain. [`Kind::Broken`]: a chain that does not lead to a table.
+    pub fn new(inputs: &PlanInputs<'_>) -> Result<RestorePlan> {
+        inputs.options.check()?;
+        let chains = inputs.chain.tables(&inputs.options.tables)?;
+        let names = target_names(inputs.options, &chains)?;
+        let chain: Vec<PlanLink> = inputs.chain.links().iter().map(PlanLink::from).collect();
+        let mut tables = Vec::new();
+        let mut notices = Vec::new();
+        for (table, name) in chains.iter().zip(names) {
+            tables.extend(plan_table(inputs, table, name, &mut notices)?);
+        }
+        if tables.is_empty() && !chains.is_empty() {
+            notices.push("every copy stands at this restore point already".to_owned());
+        }
+        let selected: Vec<&TableChain<'_>> = tables
+            .iter()
+            .map(|table| {
+                let same = |chain: &&TableChain<'_>| chain.table.id == table.target.id;
+                chains.iter().find(same).expect("planned tables come from the chains")
+            })
+            .collect();
+        let steps = steps(inputs, &tables, &selected);
+        let final_bytes: u64 = selected
+            .iter()
+            .map(|chain| chain.links[0].entry.parts.iter().map(|part| part.row_bytes).sum::<u64>())
+            .sum();
+        Ok(RestorePlan {
+            point: PlanLink::from(inputs.chain.point()),
+            chain,
+            publish: if inputs.options.hold { Publish::Held } else { Publish::Visible },
+            tables,
+            steps,
+            proof_bytes: final_bytes / PROOF_DIVISOR,
+            notices,
+        })
+    }
+
+    /// The stored form: JSON, the same bytes for the same plan.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a plan is plain data")
+    }
+
+    /// Reads the stored form.
+    ///
+    /// # Errors
+    /// [`Kind::Broken`] for anything else.
+    pub fn from_bytes(bytes: &[u8]) -> Result<RestorePlan> {
+        serde_json::from_slice(bytes)
+            .map_err(|cause| Error::with_source(Kind::Broken, "read a stored plan", cause))
+    }
+
+    /// Work of all steps and the proof, for progress.
+    pub fn planned(&self) -> Planned {
+        let of_step = |step: &PlanStep| {
+            let mut work = Work::default();
+            step.shards.iter().for_each(|shard| work += shard.work());
+            work
+        };
+        Planned { steps: self.steps.iter().map(of_step).collect(), proof_bytes: self.proof_bytes }
+    }
+
+    /// The step at `step`, which the machine only asks for if it is there.
+    ///
+    /// # Errors
+    /// [`Kind::Broken`] for a step beyond the plan: the catalog contradicts itself.
+    pub fn step(&self, step: StepIdx) -> Result<&PlanStep> {
+        self.steps.get(step.0 as usize).ok_or_else(|| {
+            let message =
+                format!("step {step} is beyond the plan, which has {} steps", self.steps.len());
+            Error::new(Kind::Broken, message)
+        })
+    }
+}
+
+impl PlanShard {
+    /// Its work.
+    pub fn work(&self) -> Work {
+        Work { rows: self.rows, bytes: self.bytes }
+    }
+}
+
+/// The name that each selected table gets.
+fn target_names(options: &RestoreOptions, chains: &[TableChain<'_>]) -> Result<Vec<TableName>> {
+    let renames = options.parsed_renames()?;
+    for (from, _) in &renames {
+        if !chains.iter().any(|chain| chain.table.name == *from) {
+            let message =
+                format!("--rename {from}=…: table `{from}` is not among the tables to be restored");
+            return Err(Error::new(Kind::NotFound, message));
+        }
+    }
+    let renamed = |name: &TableName| {
+        let rename = renames.iter().find(|(from, _)| from == name);
+        rename.map_or_else(|| name.clone(), |(_, to)| to.clone())
+    };
+    let names: Vec<TableName> = chains.iter().map(|chain| renamed(&chain.table.name)).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    match names.iter().find(|name| !seen.insert(*name)) {
+        None => Ok(names),
+        Some(twice) => {
+            let message = format!("two tables would be restored as `{twice}`; rename one of them");
+            Err(Error::new(Kind::Usage, message))
+        }
+    }
+}
+
+/// Plans one table; nothing for a copy that stands at the restore point already.
+fn plan_table(
+    inputs: &PlanInputs<'_>,
+    chain: &TableChain<'_>,
+    name: TableName,
+    notices: &mut Vec<String>,
+) -> Result<Option<PlanTable>> {
+    let entry = chain.table;
+    if entry.schema.key.is_empty() {
+        let message = format!(
+            "table `{}` has no key, and this target keeps rows by key; restore the others with \
+             --table, or restore it into a database that has tables without keys",
+            entry.name
+        );
+        return Err(Error::new(Kind::Usage, message));
+    }
+    let existing = inputs.existing.existing(&name)?;
+    if inputs.options.roll_forward {
+        return roll_forward(inputs, chain, name, existing, notices);
+    }
+    let disposition = match (&existing, inputs.options.replace) {
+        (None, _) => Disposition::Fresh,
+        (Some(_), true) => Disposition::Replace,
+        (Some(existing), false) => {
+            let message = format!(
+                "a table `{name}` exists in the target ({} rows); restore beside it with \
+                 `--rename {}=NEW_NAME`, or in its place with `--replace`",
+                existing.rows, entry.name
+            );
+            return Err(Error::new(Kind::InTheWay, message));
+        }
+    };
+    let count = inputs.options.shards.unwrap_or_else(|| cut::shard_count(chain.row_bytes()));
+    let shards = cut::cut(chain, count);
+    if inputs.options.shards.is_some_and(|asked| (shards.len() as u64) < u64::from(asked)) {
+        notices.push(format!(
+            "table `{name}` gets {} shards, not {count}: its backup tells no more keys apart",
+            shards.len()
+        ));
+    }
+    let first_link = chain.links[0].link;
+    Ok(Some(new_table(inputs, entry, name, shards, disposition, first_link)))
+}
+
+fn new_table(
+    inputs: &PlanInputs<'_>,
+    entry: &TableEntry,
+    name: TableName,
+    shards: Vec<KeyRange>,
+    disposition: Disposition,
+    first_link: LinkIdx,
+) -> PlanTable {
+    let target = TargetTable {
+        name,
+        id: entry.id,
+        digest_id: entry.digest_id,
+        schema: entry.schema.clone(),
+        shards,
+        disposition,
+        origin: Origin {
+            collection: inputs.collection,
+            manifest: inputs.chain.point().entry.manifest.clone(),
+        },
+    };
+    PlanTable { source_name: entry.name.clone(), target, state: entry.state, first_link }
+}
+
+/// Plans to move a copy on from the restore point it stands at.
+fn roll_forward(
+    inputs: &PlanInputs<'_>,
+    chain: &TableChain<'_>,
+    name: TableName,
+    existing: Option<ExistingTable>,
+    notices: &mut Vec<String>,
+) -> Result<Option<PlanTable>> {
+    let point = &inputs.chain.point().entry.directory;
+    let Some(existing) = existing else {
+        // A table that is new since the copy was made comes whole.
+        notices.push(format!("table `{name}` is not in the target yet: it is restored whole"));
+        let shards = cut::cut(chain, cut::shard_count(chain.row_bytes()));
+        let first = chain.links[0].link;
+        let table = new_table(inputs, chain.table, name, shards, Disposition::Fresh, first);
+        return Ok(Some(table));
+    };
+    let refuse = |found: String| {
+        let message = format!(
+            "table `{name}` cannot be moved on to `{point}`: {found}; restore it anew with \
+             --replace, or beside it with --rename"
+        );
+        Err(Error::new(Kind::InTheWay, message))
+    };
+    let Some(copy) = &existing.copy else {
+        return refuse("it is not a restored copy".to_owned());
+    };
+    if copy.origin.collection != inputs.collection || existing.digest_id != chain.table.digest_id {
+        return refuse("it is a copy of another table or collection".to_owned());
+    }
+    if copy.written_to {
+        return refuse("it was written to since it was restored".to_owned());
+    }
+    let links = inputs.chain.links();
+    let stands_at = links.iter().position(|link| link.entry.manifest == copy.origin.manifest);
+    let Some(stands_at) = stands_at else {
+        return refuse("the backup it was restored from is not on the way there".to_owned());
+    };
+    if stands_at + 1 == links.len() {
+        return Ok(None);
+    }
+    let next = LinkIdx(stands_at as u32 + 1);
+    let whole = chain.links[0].link;
+    if whole >= next {
+        notices.push(format!("table `{name}` comes whole again in a newer backup: it is replaced"));
+        let shards = cut::cut(chain, cut::shard_count(chain.row_bytes()));
+        let table = new_table(inputs, chain.table, name, shards, Disposition::Replace, whole);
+        return Ok(Some(table));
+    }
+    let shards = existing.shards;
+    Ok(Some(new_table(inputs, chain.table, name, shards, Disposition::RollForward, next)))
+}
+
+/// The steps: one for a fold, one per link otherwise.
+fn steps(
+    inputs: &PlanInputs<'_>,
+    tables: &[PlanTable],
+    chains: &[&TableChain<'_>],
+) -> Vec<PlanStep> {
+    let last = LinkIdx(inputs.chain.links().len() as u32 - 1);
+    let first = tables.iter().map(|table| table.first_link).min().unwrap_or(last);
+    let kind = inputs.options.plan.unwrap_or(if inputs.options.roll_forward {
+        PlanKind::Sequential
+    } else {
+        PlanKind::Fold
+    });
+    let spans: Vec<(LinkIdx, LinkIdx)> = match kind {
+        PlanKind::Fold => vec![(first, last)],
+        PlanKind::Sequential => {
+            (first.0..=last.0).map(|link| (LinkIdx(link), LinkIdx(link))).collect()
+        }
+    };
+    let step = |links| PlanStep { links, shards: step_shards(links, tables, chains) };
+    spans.into_iter().map(step).collect()
+}
+
+fn step_shards(
+    links: (LinkIdx, LinkIdx),
+    tables: &[PlanTable],
+    chains: &[&TableChain<'_>],
+) -> Vec<PlanShard> {
+    let mut shards = Vec::new();
+    for (table, (plan, chain)) in (0u32..).zip(tables.iter().zip(chains)) {
+        let inside: Vec<_> = chain
+            .links
+            .iter()
+            .filter(|link| link.link >= plan.first_link)
+            .filter(|link| (links.0..=links.1).contains(&link.link))
+            .collect();
+        // A table that a backup does not change needs no shard in its step, except that the
+        // whole one makes every shard, empty ones included.
+        let is_whole = inside.iter().any(|link| link.entry.mode == TableMode::Whole);
+        if !is_whole && inside.iter().all(|link| link.entry.parts.is_empty()) {
+            continue;
+        }
+        for (shard, range) in (0u32..).zip(&plan.target.shards) {
+            let mut work = Work::default();
+            inside.iter().for_each(|link| work += cut::work_in(link, range));
+            let Work { rows, bytes } = work;
+            shards.push(PlanShard { table, shard: ShardIdx(shard), rows, bytes });
+        }
+    }
+    shards
+}
+
+impl fmt::Display for RestorePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "restore point #{} `{}`, a chain of {} backups, {} steps",
+            self.point.sequence,
+            self.point.directory,
+            self.chain.len(),
+            self.steps.len()
+        )?;
+        let total = self.planned().total();
+        writeln!(
+            f,
+            "{} rows to read, {} bytes of rows",
+            total.rows,
+            total.bytes - self.proof_bytes
+        )?;
+        for table in &self.tables {
+            let how = match table.target.disposition {
+                Disposition::Fresh => "new",
+                Disposition::Replace => "replaces the table of that name",
+                Disposition::RollForward => "moves the copy on",
+            };
+            let proof = if table.state.is_some() { "chain and source" } else { "chain" };
+            writeln!(
+                f,
+                "  {} -> {}: {how}, {} shards, from backup #{}, proof against {proof}",
+                table.source_name,
+                table.target.name,
+                table.target.shards.len(),
+                self.chain[table.first_link.0 as usize].sequence,
+            )?;
+        }
+        self.notices.iter().try_for_each(|notice| writeln!(f, "  note: {notice}"))
+    }
+}

@@ -1,0 +1,174 @@
+//! The proof: what the target really holds, read back, against what the chain says.
+//!
+//! Per shard and key sub-range, the digest of the rows read back must be the one the mark
+//! accumulated from the chain. Per table, the sum must be the digest that the source
+//! recorded at that cut; where a backup has none, the chain is folded once more without
+//! writing anything. A mismatch names table, shard and key range.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use crate::database::{Mark, Target, TargetShard, TargetTable};
+use crate::error::{Error, Kind, Result};
+use crate::executor::Stop;
+use crate::ids::TableName;
+use crate::row::digest::RowHasher;
+use crate::row::value::hex;
+use crate::row::{Digest, RowBatch};
+
+/// Threads that read back at once; each is bound by one core and one shard's pages.
+const READERS_MAX: usize = 8;
+
+/// What was proven of one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableProof {
+    /// Name in the target.
+    pub table: TableName,
+    /// Rows and digest, as read back.
+    pub digest: Digest,
+    /// Against the digest that the source recorded at the cut.
+    pub equals_source: bool,
+    /// Against the fold of the chain.
+    pub equals_chain: bool,
+}
+
+/// One shard to be read back.
+pub(super) struct ShardClaim<'a> {
+    pub(super) table: &'a TargetTable,
+    pub(super) shard: TargetShard,
+    /// Its mark; `None` if nothing was to be applied to it.
+    pub(super) mark: Option<Mark>,
+}
+
+/// Reads all shards back, in parallel, and returns their digests in order.
+///
+/// # Errors
+/// [`Kind::Mismatch`] naming table, shard and key range; [`Kind::Transient`] when stopped.
+pub(super) fn read_back(
+    target: &dyn Target,
+    claims: &[ShardClaim<'_>],
+    stop: &Stop,
+    advanced: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<Digest>> {
+    let next = AtomicUsize::new(0);
+    let bytes = AtomicU64::new(0);
+    let results: Mutex<Vec<Option<Result<Digest>>>> =
+        Mutex::new(claims.iter().map(|_| None).collect());
+    let readers = std::thread::available_parallelism().map_or(2, usize::from).min(READERS_MAX);
+    std::thread::scope(|scope| {
+        for _ in 0..readers.min(claims.len()) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(claim) = claims.get(at) else { return };
+                    let count = |read: u64| {
+                        advanced(bytes.fetch_add(read, Ordering::Relaxed) + read);
+                    };
+                    let digest = read_shard(target, claim, stop, &count);
+                    let failed = digest.is_err();
+                    results.lock().expect("no reader panics")[at] = Some(digest);
+                    if failed {
+                        next.store(claims.len(), Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let results = results.into_inner().expect("no reader panics");
+    let mut digests = Vec::new();
+    for result in results.into_iter().flatten() {
+        digests.push(result?);
+    }
+    Ok(digests)
+}
+
+fn read_shard(
+    target: &dyn Target,
+    claim: &ShardClaim<'_>,
+    stop: &Stop,
+    count: &dyn Fn(u64),
+) -> Result<Digest> {
+    let mut hasher = RowHasher::new(claim.table.digest_id);
+    let mut rows = target.read_back(&claim.shard)?;
+    let mut batch = RowBatch::new();
+    let mut ranges = RangeSums::new(claim);
+    while rows.next_batch(&mut batch)? {
+        if stop.is_asked() {
+            return Err(Error::new(Kind::Transient, "the proof was asked to stop"));
+        }
+        for row in batch.iter() {
+            ranges.add(row.key, hasher.row(row.key, row.payload))?;
+        }
+        count(batch.byte_count());
+    }
+    ranges.finish()
+}
+
+/// Sums what is read back along the ranges of a mark.
+struct RangeSums<'a> {
+    claim: &'a ShardClaim<'a>,
+    range: usize,
+    sum: Digest,
+    total: Digest,
+}
+
+impl<'a> RangeSums<'a> {
+    fn new(claim: &'a ShardClaim<'a>) -> RangeSums<'a> {
+        RangeSums { claim, range: 0, sum: Digest::default(), total: Digest::default() }
+    }
+
+    fn add(&mut self, key: &[u8], row: Digest) -> Result<()> {
+        while let Some(mark) = &self.claim.mark
+            && mark.ranges.get(self.range).is_some_and(|range| *range.last_key < *key)
+            && self.range + 1 < mark.ranges.len()
+        {
+            self.close_range(mark)?;
+        }
+        self.sum += row;
+        self.total += row;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Digest> {
+        if let Some(mark) = &self.claim.mark {
+            while self.range < mark.ranges.len() {
+                self.close_range(mark)?;
+            }
+            if mark.ranges.is_empty() && self.total != Digest::default() {
+                return Err(self.mismatch("an empty shard", self.total, Digest::default()));
+            }
+        }
+        Ok(self.total)
+    }
+
+    fn close_range(&mut self, mark: &Mark) -> Result<()> {
+        let range = &mark.ranges[self.range];
+        if self.sum != range.digest {
+            let first = self.range.checked_sub(1).map_or_else(
+                || "its first key".to_owned(),
+                |before| format!("after 0x{}", hex(&mark.ranges[before].last_key)),
+            );
+            let last = if self.range + 1 == mark.ranges.len() {
+                "its last key".to_owned()
+            } else {
+                format!("0x{}", hex(&range.last_key))
+            };
+            let place = format!("keys from {first} to {last}");
+            return Err(self.mismatch(&place, self.sum, range.digest));
+        }
+        self.range += 1;
+        self.sum = Digest::default();
+        Ok(())
+    }
+
+    fn mismatch(&self, place: &str, found: Digest, expected: Digest) -> Error {
+        let TargetShard { operation, table, shard } = &self.claim.shard;
+        let message = format!(
+            "restore {operation}: shard {shard} of `{table}`, {place}: read back {found}, the chain \
+             says {expected}; nothing was published, cancel it and restore anew"
+        );
+        Error::new(Kind::Mismatch, message)
+    }
+}

@@ -1,0 +1,160 @@
+//! The rows of a table's chain inside a key range, as one ordered stream.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::collection::Collection;
+use crate::collection::chain::TableLink;
+use crate::collection::flaw::Flaw;
+use crate::collection::fold::{Fold, FoldMode, FoldOptions};
+use crate::collection::manifest::{PartEntry, TableMode};
+
+use crate::collection::part::{LinkReader, OpenPart, PartKind, PartRead, PartReader};
+use crate::database::LinkTally;
+use crate::error::{Kind, Result};
+use crate::row::{KeyRange, RowBatch, RowCodec, RowStream};
+
+/// Opens parts, each checked against its BLAKE3 once per process before its first row is used.
+#[derive(Debug)]
+pub(super) struct Parts {
+    collection: Arc<Collection>,
+    checked: Mutex<HashMap<String, Arc<OnceLock<()>>>>,
+}
+
+/// What is read of a table.
+#[derive(Clone, Copy)]
+pub(super) struct Reading<'r, 'a> {
+    /// Links, oldest first; never empty.
+    pub(super) links: &'r [TableLink<'a>],
+    /// Encoding of the rows that come out.
+    pub(super) wanted: &'a RowCodec,
+    /// Keys.
+    pub(super) range: &'a KeyRange,
+    /// Only keys beyond this one.
+    pub(super) after: Option<&'r [u8]>,
+}
+
+/// Rows of one or several links, with what was consumed of each.
+pub(super) enum LinkStream<'a> {
+    /// One link needs no merging.
+    Single { stream: LinkReader<'a>, tally: LinkTally, last_key: Option<Vec<u8>> },
+    /// Several are merged.
+    Folded(Fold<'a>),
+}
+
+impl Parts {
+    pub(super) fn new(collection: Arc<Collection>) -> Parts {
+        Parts { collection, checked: Mutex::default() }
+    }
+
+    /// Opens `reading`.
+    ///
+    /// # Errors
+    /// [`Kind::Broken`] for a part that is missing or not what its manifest says.
+    pub(super) fn open<'a>(&'a self, reading: Reading<'_, 'a>) -> Result<LinkStream<'a>> {
+        let [single] = reading.links else {
+            let mut streams: Vec<Box<dyn RowStream + 'a>> = Vec::new();
+            for &link in reading.links {
+                streams.push(Box::new(self.open_link(link, reading)?));
+            }
+            let oldest = reading.links.first().expect("a piece of work reads at least one link");
+            let mode = match oldest.entry.mode {
+                TableMode::Whole => FoldMode::ToFull,
+                TableMode::Delta => FoldMode::ToIncrement,
+            };
+            return Ok(LinkStream::Folded(Fold::new(streams, FoldOptions::new(mode))));
+        };
+        let stream = self.open_link(*single, reading)?;
+        Ok(LinkStream::Single { stream, tally: LinkTally::default(), last_key: None })
+    }
+
+    fn open_link<'a>(
+        &'a self,
+        link: TableLink<'a>,
+        reading: Reading<'_, 'a>,
+    ) -> Result<LinkReader<'a>> {
+        let Reading { wanted, range, after, .. } = reading;
+        let beyond = after.map(<[u8]>::to_vec);
+        let kind = match link.entry.mode {
+            TableMode::Whole => PartKind::Full,
+            TableMode::Delta => PartKind::Increment,
+        };
+        let open_part: OpenPart<'a> = Box::new(move |part: &PartEntry| {
+            self.check(&link, part)?;
+            let object = self.collection.open_part(link.directory, part)?;
+            let read = PartRead {
+                part,
+                schema: &link.entry.schema,
+                kind,
+                wanted,
+                range,
+                after: beyond.as_deref(),
+            };
+            let reader = PartReader::open(object, &read)
+                .map_err(|error| error.context(format!("backup `{}`", link.directory)))?;
+            Ok(Box::new(reader) as Box<dyn RowStream + 'a>)
+        });
+        LinkReader::new(&link.entry.parts, range, after, open_part)
+    }
+
+    /// Compares the object with its recorded hash, unless this process did so before.
+    fn check(&self, link: &TableLink<'_>, part: &PartEntry) -> Result<()> {
+        let path = link.part_path(part);
+        let cell = {
+            let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(checked.entry(path.clone()).or_default())
+        };
+        // Two openers may both hash it; neither waits for the other inside a lock.
+        if cell.get().is_some() {
+            return Ok(());
+        }
+        let found = self.collection.store().hash(&path).map_err(|error| match error.kind() {
+            Kind::NotFound => Flaw::new(path.clone(), "no such object", "the part").into(),
+            _ => error,
+        })?;
+        if (found.bytes, found.blake3.as_str()) != (part.bytes, part.blake3.as_str()) {
+            let found = format!("{} bytes with BLAKE3 {}", found.bytes, found.blake3);
+            let expected = format!("{} bytes with BLAKE3 {}", part.bytes, part.blake3);
+            return Err(Flaw::new(path, found, expected).into());
+        }
+        let _ = cell.set(());
+        Ok(())
+    }
+}
+
+impl LinkStream<'_> {
+    /// Consumed so far, per link.
+    pub(super) fn tallies(&self) -> Vec<LinkTally> {
+        match self {
+            LinkStream::Single { tally, .. } => vec![*tally],
+            LinkStream::Folded(fold) => fold.tallies().to_vec(),
+        }
+    }
+
+    /// Greatest key consumed, deleted ones included.
+    pub(super) fn last_key_consumed(&self) -> Option<&[u8]> {
+        match self {
+            LinkStream::Single { last_key, .. } => last_key.as_deref(),
+            LinkStream::Folded(fold) => fold.last_key_consumed(),
+        }
+    }
+}
+
+impl RowStream for LinkStream<'_> {
+    fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
+        match self {
+            LinkStream::Folded(fold) => fold.next_batch(batch),
+            LinkStream::Single { stream, tally, last_key } => {
+                let more = stream.next_batch(batch)?;
+                tally.rows += batch.len() as u64;
+                tally.bytes += batch.byte_count();
+                if let Some(last) = batch.last() {
+                    let key = last_key.get_or_insert_default();
+                    key.clear();
+                    key.extend_from_slice(last.key);
+                }
+                Ok(more)
+            }
+        }
+    }
+}
