@@ -24,9 +24,12 @@
 mod columns;
 mod footer;
 mod layout;
+mod link;
+mod open;
 mod page;
 mod reader;
 mod thrift;
+mod values;
 mod writer;
 
 #[cfg(test)]
@@ -36,7 +39,8 @@ use std::io::{self, Write};
 
 use crate::row::value::hex;
 
-pub use reader::{LinkReader, OpenPart, PartRead, PartReader};
+pub use link::{LinkReader, OpenPart};
+pub use reader::{PartRead, PartReader};
 pub use writer::{PartOptions, PartSummary, PartWriter};
 
 /// Column of an increment that says what happened: `upsert`, `update` or `delete`.

@@ -1,31 +1,25 @@
-//! Streams a key range of one part, or of the parts of one link.
+//! Streams a key range of one part.
 
 use std::collections::VecDeque;
-use std::{fmt, io};
+use std::fmt;
 
-use bytes::Bytes;
-use parquet::errors::ParquetError;
 use parquet::file::reader::ChunkReader;
 
 use super::columns::{ColumnCursor, CursorLimits, PartBytes};
-use super::footer::{self, GroupExtent, MAGIC, TAIL_BYTES};
+use super::footer::GroupExtent;
 use super::layout::{Layout, Physical};
-use super::writer::{bytes_fit, encode_inexact_key};
-use super::{META_KIND, META_SCHEMA, META_VERSION, PROFILE_VERSION, PartKind, key_text};
+use super::open::{Chunks, check_entry, overlapping, read_footer};
+use super::values::{bytes_fit, encode_key};
+use super::{PartKind, key_text};
 use crate::collection::manifest::PartEntry;
 use crate::error::{Error, Kind, Result};
 use crate::ids::ColumnId;
-use crate::row::key::{encode_key_bytes, encode_key_i32, encode_key_i64};
 use crate::row::payload::{begin, put_fixed, put_unchanged, put_variable};
 use crate::row::{ChangeOp, KeyRange, LogicalType, RowBatch, RowCodec, RowStream, Schema};
 
 /// Room for what a page holds beside a greatest row: levels, the representative of a
 /// decimal key with a huge exponent, the list of an update's unchanged columns.
 const PAGE_SLACK_BYTES: u64 = 512 << 10;
-
-/// Footer bytes of a column chunk and of the rest, beyond names and schema.
-const FOOTER_CHUNK_BYTES: u64 = 128;
-const FOOTER_BASE_BYTES: u64 = 64 << 10;
 
 /// What is read, and as what.
 #[derive(Clone, Copy, Debug)]
@@ -90,12 +84,15 @@ struct WholeCheck {
     row_bytes_left: u64,
 }
 
+/// A row group still to be read.
 #[derive(Debug)]
-struct Group {
-    position: usize,
-    extent: GroupExtent,
-    first_key: Vec<u8>,
-    is_last: bool,
+pub(super) struct Group {
+    /// Position in the part.
+    pub(super) position: usize,
+    pub(super) extent: GroupExtent,
+    pub(super) first_key: Vec<u8>,
+    /// Whether it is the part's last one.
+    pub(super) is_last: bool,
 }
 
 #[derive(Debug)]
@@ -469,23 +466,6 @@ impl fmt::Debug for PartReader {
     }
 }
 
-/// Appends the key form of a PLAIN value that fits its type.
-fn encode_key(logical: LogicalType, value: &[u8], out: &mut Vec<u8>) {
-    let eight = || *value.first_chunk::<8>().expect("the physical type has 8 bytes");
-    match logical {
-        LogicalType::Bool | LogicalType::Uuid => out.extend_from_slice(value),
-        LogicalType::Int64 | LogicalType::Timestamp | LogicalType::TimestampTz => {
-            encode_key_i64(i64::from_le_bytes(eight()), out);
-        }
-        LogicalType::Date => {
-            let four = *value.first_chunk::<4>().expect("the physical type has 4 bytes");
-            encode_key_i32(i32::from_le_bytes(four), out);
-        }
-        LogicalType::Text | LogicalType::Bytes => encode_key_bytes(value, out),
-        LogicalType::Float64 | LogicalType::Decimal => encode_inexact_key(logical, value, out),
-    }
-}
-
 fn open_checked<R: ChunkReader + 'static>(file: R, read: &PartRead<'_>) -> Result<PartReader> {
     let broken = |message: String| Error::new(Kind::Broken, message);
     check_entry(read)?;
@@ -575,260 +555,4 @@ fn add_columns(reader: &mut PartReader, read: &PartRead<'_>, layout: &Layout) {
     reader.op = layout.op.as_ref().and_then(position);
     reader.unchanged = layout.unchanged.as_ref().and_then(position);
     reader.stored_ids = layout.stored.iter().filter_map(|at| layout.columns[*at].id).collect();
-}
-
-/// Refuses a manifest entry that contradicts itself.
-fn check_entry(read: &PartRead<'_>) -> Result<()> {
-    let part = read.part;
-    let groups = &part.row_groups;
-    let sum = |of: fn(&crate::collection::manifest::RowGroupEntry) -> u64| {
-        groups.iter().map(of).try_fold(0u64, u64::checked_add)
-    };
-    let keyed = !read.schema.key.is_empty();
-    let ascending = groups.is_sorted_by(|a, b| !keyed || a.first_key < b.first_key);
-    let consistent = groups.first().is_some_and(|group| group.first_key == part.first_key)
-        && groups.last().is_some_and(|group| group.first_key <= part.last_key)
-        && groups.iter().all(|group| group.rows > 0)
-        && ascending
-        && sum(|group| group.rows) == Some(part.rows)
-        && sum(|group| group.row_bytes) == Some(part.row_bytes)
-        && part.row_bytes_max <= part.row_bytes
-        && part.tombstones <= part.rows
-        && (read.kind == PartKind::Increment || part.tombstones == 0);
-    if consistent {
-        return Ok(());
-    }
-    Err(Error::new(Kind::Broken, "its manifest entry contradicts itself"))
-}
-
-/// Reads the footer and compares it with the manifest; gives the row groups.
-fn read_footer(
-    file: &dyn PartBytes,
-    read: &PartRead<'_>,
-    layout: &Layout,
-) -> Result<Vec<GroupExtent>> {
-    let broken = |message: String| Error::new(Kind::Broken, message);
-    let malformed = || broken("its footer is malformed, or it is no part of ours".to_owned());
-    let head_bytes = MAGIC.len() as u64;
-    let body_bytes = read.part.bytes.checked_sub(head_bytes + TAIL_BYTES).ok_or_else(malformed)?;
-    let tail = file.read(read.part.bytes - TAIL_BYTES, TAIL_BYTES as usize)?;
-    let (len, magic) = tail.split_first_chunk::<4>().ok_or_else(malformed)?;
-    let len = u64::from(u32::from_le_bytes(*len));
-    let head = file.read(0, MAGIC.len())?;
-    if magic != MAGIC || *head != *MAGIC || len > body_bytes {
-        return Err(malformed());
-    }
-    let bound = footer_bytes_max(read, layout);
-    if len > bound {
-        return Err(broken(format!("its footer has {len} bytes, at most {bound} were expected")));
-    }
-    let start = head_bytes + body_bytes - len;
-    let bytes = file.read(start, len as usize)?;
-    let footer = footer::decode(&bytes).ok_or_else(malformed)?;
-
-    let version = footer.meta(META_VERSION);
-    if version != Some(PROFILE_VERSION) {
-        let message = format!(
-            "it is a part of version {}, this program reads {PROFILE_VERSION}",
-            version.unwrap_or("unknown")
-        );
-        return Err(Error::new(Kind::Unsupported, message));
-    }
-    if footer.meta(META_KIND) != Some(read.kind.name()) {
-        return Err(broken(format!("it is no part of kind {}", read.kind.name())));
-    }
-    let schema = footer.meta(META_SCHEMA).and_then(|text| serde_json::from_str(text).ok());
-    let same = schema.is_some_and(|found: Schema| {
-        found.columns == read.schema.columns && found.key == read.schema.key
-    });
-    if !same {
-        return Err(broken("its schema is another than that of its manifest".to_owned()));
-    }
-    if let Some(difference) = footer.differs_from(layout) {
-        return Err(broken(difference));
-    }
-    check_groups(&footer.groups, start, read, layout)?;
-    if footer.rows != read.part.rows {
-        let expected = read.part.rows;
-        return Err(broken(format!("it has {} rows, its manifest says {expected}", footer.rows)));
-    }
-    Ok(footer.groups)
-}
-
-/// Refuses row groups of other sizes than the manifest has, and chunks that do not lie
-/// one behind the other from the magic to the footer.
-fn check_groups(
-    groups: &[GroupExtent],
-    footer_start: u64,
-    read: &PartRead<'_>,
-    layout: &Layout,
-) -> Result<()> {
-    let found = groups.iter().map(|group| group.rows);
-    if !found.eq(read.part.row_groups.iter().map(|group| group.rows)) {
-        let message = "its row groups are others than those of its manifest";
-        return Err(Error::new(Kind::Broken, message));
-    }
-    let mut offset = MAGIC.len() as u64;
-    let mut seamless = true;
-    for group in groups {
-        seamless &= group.chunks.len() == layout.columns.len();
-        for chunk in &group.chunks {
-            seamless &= chunk.offset == offset && chunk.bytes <= footer_start - offset;
-            if !seamless {
-                break;
-            }
-            offset += chunk.bytes;
-        }
-    }
-    if seamless && offset == footer_start {
-        return Ok(());
-    }
-    Err(Error::new(Kind::Broken, "its columns do not lie one behind the other"))
-}
-
-/// Bytes a footer of ours has at most, so that a false length allocates nothing.
-fn footer_bytes_max(read: &PartRead<'_>, layout: &Layout) -> u64 {
-    let columns = layout.columns.len() as u64;
-    let text = |column: &super::layout::PartColumn| {
-        (column.name.len() + column.native.as_ref().map_or(0, String::len)) as u64
-    };
-    let texts: u64 = layout.columns.iter().map(text).sum();
-    let chunks = read.part.row_groups.len() as u64 * (columns * FOOTER_CHUNK_BYTES + texts);
-    // Each column is in the Parquet schema, in the schema's JSON (with every byte escaped
-    // at worst), and in Arrow's, in base64.
-    chunks + columns * 1024 + texts * 16 + FOOTER_BASE_BYTES
-}
-
-/// The row groups that may hold keys of the range.
-fn overlapping(groups: Vec<GroupExtent>, read: &PartRead<'_>) -> VecDeque<Group> {
-    let entries = &read.part.row_groups;
-    let keyed = !read.schema.key.is_empty();
-    let last = groups.len() - 1;
-    let inside = |position: usize| {
-        // The next group's first key is beyond all keys of this one.
-        let below = entries.get(position + 1).is_some_and(|next| {
-            *next.first_key <= *read.range.start
-                || read.after.is_some_and(|after| {
-                    // A group that ends with `after` has nothing left either; only its
-                    // successor's first key is known.
-                    *next.first_key <= *after
-                })
-        });
-        let end = read.range.end.as_deref();
-        let beyond = end.is_some_and(|end| *entries[position].first_key >= *end);
-        let all_read = position == last
-            && (*read.part.last_key < *read.range.start
-                || read.after.is_some_and(|after| *read.part.last_key <= *after));
-        !keyed || !(below || beyond || all_read)
-    };
-    groups
-        .into_iter()
-        .enumerate()
-        .filter(|(position, _)| inside(*position))
-        .map(|(position, extent)| Group {
-            position,
-            extent,
-            first_key: entries[position].first_key.clone(),
-            is_last: position == last,
-        })
-        .collect()
-}
-
-/// A [`ChunkReader`] with our errors.
-struct Chunks<R>(R);
-
-impl<R: ChunkReader> PartBytes for Chunks<R> {
-    fn read(&self, start: u64, len: usize) -> Result<Bytes> {
-        let bytes = self.0.get_bytes(start, len).map_err(error_of)?;
-        if bytes.len() != len {
-            let message = format!("it ends at {}, expected {len} bytes from {start}", bytes.len());
-            return Err(Error::new(Kind::Broken, message));
-        }
-        Ok(bytes)
-    }
-}
-
-fn error_of(error: ParquetError) -> Error {
-    match error {
-        ParquetError::External(cause) => match cause.downcast::<Error>() {
-            Ok(error) => *error,
-            Err(cause) => match cause.downcast::<io::Error>() {
-                Ok(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {
-                    Error::with_source(Kind::Broken, "it ends too early", *cause)
-                }
-                Ok(cause) => Error::io("read the object", *cause),
-                Err(cause) => Error::with_source(Kind::Fatal, "read the object", cause),
-            },
-        },
-        ParquetError::EOF(_) => Error::with_source(Kind::Broken, "it ends too early", error),
-        other => Error::with_source(Kind::Fatal, "read the object", other),
-    }
-}
-
-/// Opens one part of a link for reading.
-pub type OpenPart<'a> = Box<dyn FnMut(&PartEntry) -> Result<Box<dyn RowStream + 'a>> + Send + 'a>;
-
-/// The rows of one link: its parts one after the other, one open at a time.
-pub struct LinkReader<'a> {
-    parts: VecDeque<PartEntry>,
-    open_part: OpenPart<'a>,
-    current: Option<Box<dyn RowStream + 'a>>,
-}
-
-impl<'a> LinkReader<'a> {
-    /// A stream over those of `parts`, in key order, that may hold keys of `range` beyond `after`.
-    ///
-    /// # Errors
-    /// [`Kind::Broken`] if the parts' key ranges overlap or are out of order.
-    pub fn new(
-        parts: &[PartEntry],
-        range: &KeyRange,
-        after: Option<&[u8]>,
-        open_part: OpenPart<'a>,
-    ) -> Result<LinkReader<'a>> {
-        if let Some(pair) = parts.windows(2).find(|pair| pair[0].last_key >= pair[1].first_key) {
-            // Parts of a table without a key have no keys to compare.
-            if !(pair[0].last_key.is_empty() && pair[1].first_key.is_empty()) {
-                let message = format!(
-                    "part `{}` begins with key {}, but `{}` before it ends with {}",
-                    pair[1].name,
-                    key_text(&pair[1].first_key),
-                    pair[0].name,
-                    key_text(&pair[0].last_key)
-                );
-                return Err(Error::new(Kind::Broken, message));
-            }
-        }
-        let inside = |part: &&PartEntry| {
-            range.overlaps(&part.first_key, &part.last_key)
-                && after.is_none_or(|after| *part.last_key > *after)
-        };
-        let parts = parts.iter().filter(inside).cloned().collect();
-        Ok(LinkReader { parts, open_part, current: None })
-    }
-}
-
-impl RowStream for LinkReader<'_> {
-    fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
-        loop {
-            if let Some(current) = &mut self.current
-                && current.next_batch(batch)?
-            {
-                return Ok(true);
-            }
-            // Closed before the next one is opened, so that one part's memory is enough.
-            self.current = None;
-            let Some(part) = self.parts.pop_front() else {
-                batch.clear();
-                return Ok(false);
-            };
-            self.current = Some((self.open_part)(&part)?);
-        }
-    }
-}
-
-impl fmt::Debug for LinkReader<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LinkReader").field("parts_left", &self.parts.len()).finish_non_exhaustive()
-    }
 }

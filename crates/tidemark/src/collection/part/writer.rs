@@ -9,6 +9,7 @@ use parquet::arrow::{ARROW_SCHEMA_META_KEY, encode_arrow_schema};
 use super::columns::ColumnEncoder;
 use super::footer::{self, GroupExtent, MAGIC};
 use super::layout::{Layout, PartColumn};
+use super::values::{bytes_fit, encode_key, skip_key_decimal, take_key_bytes};
 use super::{
     HashingWriter, META_KIND, META_SCHEMA, META_VERSION, PROFILE_VERSION, PartKind, key_text,
 };
@@ -16,9 +17,8 @@ use crate::collection::manifest::{PartEntry, RowGroupEntry};
 use crate::error::{Error, Kind, Result};
 use crate::ids::TableId;
 use crate::row::digest::RowHasher;
-use crate::row::key::{decode_key_value, encode_key_decimal, encode_key_f64, encode_key_value};
+use crate::row::key::{decode_key_value, encode_key_value};
 use crate::row::payload::{Field, TAG_UNCHANGED, canonical_f64, fields};
-use crate::row::value::is_decimal;
 use crate::row::{ChangeOp, Digest, LogicalType, RowBatch, RowRef, Schema, Value};
 
 /// Rows of a row group at most.
@@ -407,7 +407,7 @@ impl<W: Write + Send> PartWriter<W> {
         check_bytes(column, field.value)?;
         if let Some(piece) = self.key_piece(at) {
             self.scratch.clear();
-            encode_inexact_key(column.logical, field.value, &mut self.scratch);
+            encode_key(column.logical, field.value, &mut self.scratch);
             if self.scratch != row.key[piece] {
                 let name = &column.name;
                 return Err(fatal(format!("key and payload differ in column `{name}`")));
@@ -526,34 +526,6 @@ fn malformed_key(column: &PartColumn) -> Error {
     fatal(format!("the key holds no value for column `{}`", column.name))
 }
 
-/// Passes a decimal in a key; `None` if the key ends inside it.
-fn skip_key_decimal(rest: &mut &[u8]) -> Option<()> {
-    let end = match rest.split_off_first()? {
-        0x20 => 0xff,
-        0x40 => 0,
-        _ => return Some(()),
-    };
-    // Four bytes of exponent, then digits up to the end.
-    let digit_count = rest.get(4..)?.iter().position(|byte| *byte == end)?;
-    *rest = &rest[4 + digit_count + 1..];
-    Some(())
-}
-
-/// Takes an escaped text or bytes value off a key; `None` if the key ends inside it.
-fn take_key_bytes(rest: &mut &[u8], out: &mut Vec<u8>) -> Option<()> {
-    loop {
-        let zero = rest.iter().position(|byte| *byte == 0)?;
-        out.extend_from_slice(&rest[..zero]);
-        let after = *rest.get(zero + 1)?;
-        *rest = &rest[zero + 2..];
-        match after {
-            0 => return Some(()),
-            0xff => out.push(0),
-            _ => return None,
-        }
-    }
-}
-
 /// Refuses bytes that are no value of the column; `value` is in payload form.
 fn check_bytes(column: &PartColumn, value: &[u8]) -> Result<()> {
     match bytes_fit(column.logical, value) {
@@ -563,39 +535,6 @@ fn check_bytes(column: &PartColumn, value: &[u8]) -> Result<()> {
             column.name,
             column.logical.name()
         ))),
-    }
-}
-
-/// Whether `value`, in payload form and of the type's width, is a canonical value of the type.
-pub(super) fn bytes_fit(logical: LogicalType, value: &[u8]) -> bool {
-    match logical {
-        LogicalType::Bool => matches!(value, [0] | [1]),
-        LogicalType::Text => std::str::from_utf8(value).is_ok(),
-        LogicalType::Decimal => std::str::from_utf8(value).is_ok_and(is_decimal),
-        LogicalType::Float64 => value.first_chunk().is_some_and(|bytes| {
-            let float = f64::from_le_bytes(*bytes);
-            float.to_bits() == canonical_f64(float).to_bits()
-        }),
-        LogicalType::Int64
-        | LogicalType::Bytes
-        | LogicalType::Date
-        | LogicalType::Timestamp
-        | LogicalType::TimestampTz
-        | LogicalType::Uuid => true,
-    }
-}
-
-/// Appends the key form of a float or decimal in payload form; checked by [`bytes_fit`].
-pub(super) fn encode_inexact_key(logical: LogicalType, value: &[u8], out: &mut Vec<u8>) {
-    match logical {
-        LogicalType::Float64 => {
-            let bytes = value.first_chunk().expect("a float has 8 bytes: checked");
-            encode_key_f64(f64::from_le_bytes(*bytes), out);
-        }
-        LogicalType::Decimal => {
-            encode_key_decimal(std::str::from_utf8(value).expect("UTF-8: checked"), out);
-        }
-        exact => unreachable!("{} is exact in the key", exact.name()),
     }
 }
 
