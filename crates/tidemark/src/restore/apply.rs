@@ -4,8 +4,7 @@
 //! first and believes nothing else. Rows are in memory before the target's transaction
 //! begins, so no read waits inside it.
 
-use super::source::{LinkStream, Parts, Reading};
-use crate::collection::chain::TableLink;
+use super::source::{Input, LinkStream, Parts, Reading};
 use crate::database::{Fence, Mark, Target, TargetShard};
 use crate::error::{Error, Kind, Result};
 use crate::executor::{ChunkOutcome, ShardRun};
@@ -26,8 +25,8 @@ pub(super) struct ShardWork<'a> {
     pub(super) ticket: Ticket,
     pub(super) shard: TargetShard,
     pub(super) range: &'a KeyRange,
-    /// Links of the step that hold rows of the table; may be empty.
-    pub(super) links: Vec<TableLink<'a>>,
+    /// What the step merges for the table, oldest first; may be empty.
+    pub(super) inputs: Vec<Input<'a>>,
     pub(super) codec: &'a RowCodec,
     /// Whether the step begins an empty shard, so that rows are appended.
     pub(super) is_fresh: bool,
@@ -60,7 +59,7 @@ impl<'a> ShardApply<'a> {
             chunk: RowBatch::new(),
             work,
         };
-        if !apply.mark.done && !apply.work.links.is_empty() {
+        if !apply.mark.done && !apply.work.inputs.is_empty() {
             apply.stream = Some(apply.open_stream()?);
         }
         Ok(apply)
@@ -70,7 +69,7 @@ impl<'a> ShardApply<'a> {
         let work = &self.work;
         let after = self.mark.last_key.as_deref();
         work.parts.open(Reading {
-            links: &work.links,
+            inputs: &work.inputs,
             wanted: work.codec,
             range: work.range,
             after,
@@ -158,7 +157,7 @@ impl ShardApply<'_> {
 /// The shard's mark, inside the ticket's step.
 fn entered(work: &ShardWork<'_>) -> Result<Mark> {
     let step = work.ticket.step;
-    let link_count = work.links.len();
+    let link_count = work.inputs.len();
     let mark = work.target.mark(&work.shard)?.unwrap_or_default();
     // A copy that is rolled forward has the digests of its rows from the start, and no step.
     let is_untouched = mark.last_key.is_none() && !mark.done && mark.links.is_empty();

@@ -1,5 +1,6 @@
 //! Beginning a restore, or carrying on the one that the same command began.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::job::RestoreJob;
@@ -48,22 +49,22 @@ pub fn begin_restore(
     collection: Arc<Collection>,
     route: Route<'_>,
     options: &RestoreOptions,
-    limits: Limits,
+    room: &Room,
     env: &dyn Env,
 ) -> Result<BegunRestore> {
     options.check()?;
     let identity = identity(collection.id(), &target.identity()?, options);
     if let Some(found) = begin::unfinished::<_, ResolvedRestore>(catalog, &identity, options)? {
-        return carry_on(catalog, found.id, &found.record, target, collection);
+        return carry_on(catalog, found.id, &found.record, target, collection, &room.scratch);
     }
     let chain = collection.chain(&RestorePoint::parse(&options.at)?)?;
-    let plan = make_plan(&*target, collection.id(), &chain, options)?;
+    let plan = make_plan(&*target, collection.id(), &chain, options, room)?;
     let resolved = ResolvedRestore {
         collection_shown: route.collection.to_owned(),
         target_shown: route.target.to_owned(),
         collection: collection.id(),
         point: plan.point.clone(),
-        memory_bytes: limits.memory_bytes,
+        memory_bytes: room.memory_bytes,
     };
     let bytes = plan.to_bytes();
     let title = format!("restore of `{}` into `{}`", route.collection, route.target);
@@ -75,20 +76,22 @@ pub fn begin_restore(
         step_count: plan.steps.len() as u32,
         at: env.wall_time(),
     };
-    let state = State::new(plan.planned(), limits.window);
+    let state = State::new(plan.planned(), plan.window);
     let id = begin::record(catalog, &new, Asked { options, resolved: &resolved }, &state)?;
     let notices = plan.notices.clone();
-    let job = RestoreJob::new(target, collection, chain, plan);
+    let job = RestoreJob::new(target, collection, chain, plan, &room.scratch);
     Ok(BegunRestore { id, is_resumed: false, job, notices })
 }
 
-/// What a restore may use at once.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Shards in flight.
+/// What a restore may use.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// Shards in flight, at most.
     pub window: u32,
     /// Memory, in bytes.
     pub memory_bytes: u64,
+    /// Folder for sorted runs; what an operation puts there goes with its end.
+    pub scratch: PathBuf,
 }
 
 /// The job of a recorded restore, for whoever drives it by its number.
@@ -100,9 +103,10 @@ pub fn resume_restore(
     id: OperationId,
     target: Arc<dyn Target>,
     collection: Arc<Collection>,
+    scratch: &Path,
 ) -> Result<BegunRestore> {
     let record = catalog.operation(id)?;
-    carry_on(catalog, id, &record, target, collection)
+    carry_on(catalog, id, &record, target, collection, scratch)
 }
 
 /// The plan that the same call of [`begin_restore`] would record; nothing is written.
@@ -113,10 +117,11 @@ pub fn plan_restore(
     target: &dyn Target,
     collection: &Collection,
     options: &RestoreOptions,
+    room: &Room,
 ) -> Result<RestorePlan> {
     options.check()?;
     let chain = collection.chain(&RestorePoint::parse(&options.at)?)?;
-    make_plan(target, collection.id(), &chain, options)
+    make_plan(target, collection.id(), &chain, options, room)
 }
 
 fn make_plan(
@@ -124,9 +129,11 @@ fn make_plan(
     collection: CollectionId,
     chain: &Chain,
     options: &RestoreOptions,
+    room: &Room,
 ) -> Result<RestorePlan> {
     let existing = &InTarget(target);
-    RestorePlan::new(&PlanInputs { collection, chain, options, existing })
+    let (window, memory_bytes) = (room.window, room.memory_bytes);
+    RestorePlan::new(&PlanInputs { collection, chain, options, existing, window, memory_bytes })
 }
 
 /// Verb, collection, target, tables and renames as typed.
@@ -142,6 +149,7 @@ fn carry_on(
     record: &OperationRecord,
     target: Arc<dyn Target>,
     collection: Arc<Collection>,
+    scratch: &Path,
 ) -> Result<BegunRestore> {
     let resolved: ResolvedRestore = begin::resolved(record)?;
     if resolved.collection != collection.id() {
@@ -169,7 +177,7 @@ fn carry_on(
         notices[0].push_str(&format!("; {newer} newer restore points exist"));
     }
     notices.extend(plan.notices.iter().cloned());
-    let job = RestoreJob::new(target, collection, chain, plan);
+    let job = RestoreJob::new(target, collection, chain, plan, scratch);
     Ok(BegunRestore { id, is_resumed: true, job, notices })
 }
 

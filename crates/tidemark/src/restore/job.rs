@@ -1,16 +1,18 @@
 //! A restore as the executor sees it: tasks, shards, and what they do to the target.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::apply::{ShardApply, ShardWork};
-use super::plan::{self, PlanShard, PlanTable, RestorePlan};
+use super::merge::Merge;
+use super::plan::{self, Piece, PlanShard, PlanTable, RestorePlan};
 use super::proof::{self, ShardClaim, TableProof};
-use super::source::{Parts, Reading};
+use super::source::{Input, Parts, Reading};
 use crate::collection::chain::{TableChain, TableLink};
-use crate::collection::manifest::TableMode;
+use crate::collection::run::{RunInput, open_run};
 use crate::collection::{Chain, Collection};
 use crate::database::{Disposition, Fence, Publish, Target, TargetShard, TargetTable};
 use crate::error::{Error, Kind, Result};
@@ -27,6 +29,7 @@ pub struct RestoreJob {
     chain: Chain,
     plan: RestorePlan,
     parts: Parts,
+    scratch: PathBuf,
     codecs: Vec<RowCodec>,
     targets: Vec<TargetTable>,
     proofs: Mutex<Vec<TableProof>>,
@@ -58,12 +61,14 @@ impl RestoreJob {
         collection: Arc<Collection>,
         chain: Chain,
         plan: RestorePlan,
+        scratch: &Path,
     ) -> RestoreJob {
         let codecs = plan.tables.iter().map(|table| RowCodec::new(&table.target.schema)).collect();
         let targets = plan.tables.iter().map(|table| table.target.clone()).collect();
         let parts = Parts::new(Arc::clone(&collection));
         let proofs = Mutex::default();
-        RestoreJob { target, collection, chain, plan, parts, codecs, targets, proofs }
+        let scratch = scratch.to_owned();
+        RestoreJob { target, collection, chain, plan, parts, scratch, codecs, targets, proofs }
     }
 
     /// The plan.
@@ -75,16 +80,97 @@ impl RestoreJob {
         TargetShard { operation, table: self.plan.tables[table].target.name.clone(), shard }
     }
 
-    /// The links that a step applies to a table, oldest first.
-    fn links(&self, table: &PlanTable, step: StepIdx) -> Result<Vec<TableLink<'_>>> {
-        let (first, last) = self.plan.step(step)?.links;
-        let mut links = self.table_chain(table)?.links;
-        links.retain(|link| {
-            link.link >= table.first_link.max(first)
-                && link.link <= last
-                && (!link.entry.parts.is_empty() || link.entry.mode == TableMode::Whole)
-        });
-        Ok(links)
+    /// Folder of an operation's sorted runs.
+    fn scratch_of(&self, operation: OperationId) -> PathBuf {
+        self.scratch.join(format!("restore-{operation}"))
+    }
+
+    fn run_path(&self, operation: OperationId, table: usize, run: u32) -> PathBuf {
+        self.scratch_of(operation).join(format!("{table}-{run}.parquet"))
+    }
+
+    /// What a step merges for a table, oldest first.
+    fn inputs(
+        &self,
+        operation: OperationId,
+        table: usize,
+        step: StepIdx,
+    ) -> Result<Vec<Input<'_>>> {
+        let plan = &self.plan.tables[table];
+        let chain = self.table_chain(plan)?;
+        let links = plan::links_between(&chain, plan.first_link, Some(self.plan.step(step)?.links));
+        if plan.runs.runs.is_empty() {
+            return Ok(links.into_iter().map(Input::Link).collect());
+        }
+        plan.runs.last.iter().map(|input| self.input(operation, table, &links, *input)).collect()
+    }
+
+    fn input<'a>(
+        &'a self,
+        operation: OperationId,
+        table: usize,
+        links: &[TableLink<'a>],
+        input: RunInput,
+    ) -> Result<Input<'a>> {
+        match input {
+            RunInput::Link(link) => {
+                let link = links.get(link.0 as usize).copied();
+                link.map(Input::Link).ok_or_else(|| {
+                    Error::new(Kind::Broken, "a planned merge reads a link that the chain lacks")
+                })
+            }
+            RunInput::Run(run) => {
+                let path = self.run_path(operation, table, run);
+                let found = open_run(&path)?.ok_or_else(|| {
+                    let message = format!(
+                        "restore {operation}: the sorted run {} is gone; cancel and restore anew",
+                        path.display()
+                    );
+                    Error::new(Kind::Broken, message)
+                })?;
+                let schema = &self.plan.tables[table].target.schema;
+                Ok(Input::Run { path, part: found.part, schema })
+            }
+        }
+    }
+
+    fn start_merge(
+        &self,
+        ticket: Ticket,
+        table: usize,
+        run: u32,
+        planned: Work,
+    ) -> Result<Merge<'_>> {
+        let plan = &self.plan.tables[table];
+        let chain = self.table_chain(plan)?;
+        let links = plan::links_between(&chain, plan.first_link, None);
+        let merged =
+            plan.runs.runs.get(run as usize).ok_or_else(|| {
+                Error::new(Kind::Broken, format!("merge {run} is beyond the plan"))
+            })?;
+        let inputs: Result<Vec<Input<'_>>> = merged
+            .inputs
+            .iter()
+            .map(|input| self.input(ticket.operation, table, &links, *input))
+            .collect();
+        Ok(Merge {
+            parts: &self.parts,
+            inputs: inputs?,
+            codec: &self.codecs[table],
+            table: &plan.target,
+            path: self.run_path(ticket.operation, table, run),
+            planned,
+        })
+    }
+
+    /// Removes what the operation put into the scratch folder; nobody misses it.
+    fn clear_scratch(&self, operation: OperationId) {
+        let folder = self.scratch_of(operation);
+        if let Err(cause) = std::fs::remove_dir_all(&folder)
+            && cause.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(folder = %folder.display(), %cause, "could not remove the scratch folder");
+        }
     }
 
     fn table_chain(&self, table: &PlanTable) -> Result<TableChain<'_>> {
@@ -103,7 +189,9 @@ impl RestoreJob {
     /// Where the last chunk of a shard must have been applied; `None` if no step touches it.
     fn last_step(&self, table: usize, shard: ShardIdx) -> Option<StepIdx> {
         let touches = |step: &plan::PlanStep| {
-            step.shards.iter().any(|each| each.table as usize == table && each.shard == shard)
+            step.shards
+                .iter()
+                .any(|each| each.table as usize == table && each.piece == Piece::Apply(shard))
         };
         let last = self.plan.steps.iter().rposition(touches)?;
         Some(StepIdx(last as u32))
@@ -181,8 +269,12 @@ impl RestoreJob {
     fn chain_digest(&self, plan: &PlanTable, stop: &Stop) -> Result<Digest> {
         let chain = self.table_chain(plan)?;
         let codec = RowCodec::new(&plan.target.schema);
-        let reading =
-            Reading { links: &chain.links, wanted: &codec, range: &KeyRange::ALL, after: None };
+        let inputs: Vec<Input<'_>> = plan::links_between(&chain, chain.links[0].link, None)
+            .into_iter()
+            .map(Input::Link)
+            .collect();
+        let range = &KeyRange::ALL;
+        let reading = Reading { inputs: &inputs, wanted: &codec, range, after: None };
         let mut stream = self.parts.open(reading)?;
         let mut hasher = RowHasher::new(plan.target.digest_id);
         let mut batch = RowBatch::new();
@@ -259,10 +351,12 @@ impl Job for RestoreJob {
             }
             Task::Publish { .. } => {
                 self.target.publish(fence, self.plan.publish)?;
+                self.clear_scratch(fence.operation);
                 TaskOutcome::Published
             }
             Task::Discard { .. } => {
                 self.target.discard(fence)?;
+                self.clear_scratch(fence.operation);
                 TaskOutcome::Discarded
             }
         })
@@ -275,19 +369,24 @@ impl Job for RestoreJob {
             Error::new(Kind::Broken, message)
         })?;
         let at = planned.table as usize;
+        let shard = match planned.piece {
+            Piece::Apply(shard) => shard,
+            Piece::Merge(run) => {
+                return Ok(Box::new(self.start_merge(ticket, at, run, planned.work())?));
+            }
+        };
         let table = &self.plan.tables[at];
-        let links = self.links(table, ticket.step)?;
-        let is_fresh = links.first().is_some_and(|link| link.entry.mode == TableMode::Whole);
+        let inputs = self.inputs(ticket.operation, at, ticket.step)?;
         let work = ShardWork {
             target: &*self.target,
             parts: &self.parts,
             fence,
             ticket,
-            shard: self.target_shard(ticket.operation, at, planned.shard),
-            range: &table.target.shards[planned.shard.0 as usize],
-            links,
+            shard: self.target_shard(ticket.operation, at, shard),
+            range: &table.target.shards[shard.0 as usize],
+            is_fresh: inputs.first().is_some_and(Input::is_whole),
+            inputs,
             codec: &self.codecs[at],
-            is_fresh,
         };
         Ok(Box::new(ShardApply::open(work)?))
     }

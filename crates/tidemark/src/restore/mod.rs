@@ -12,12 +12,14 @@ mod apply;
 pub mod begin;
 mod cut;
 pub mod job;
+mod memory;
+mod merge;
 pub mod options;
 pub mod plan;
 mod proof;
 mod source;
 
-pub use begin::{BegunRestore, Limits, Route, begin_restore, plan_restore, resume_restore};
+pub use begin::{BegunRestore, Room, Route, begin_restore, plan_restore, resume_restore};
 pub use job::RestoreJob;
 pub use options::{PlanKind, RestoreOptions};
 pub use plan::RestorePlan;

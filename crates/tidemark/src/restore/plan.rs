@@ -7,11 +7,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::cut;
 use super::options::{PlanKind, PlanLink, RestoreOptions};
+use super::{cut, memory};
 use crate::collection::Chain;
-use crate::collection::chain::TableChain;
+use crate::collection::chain::{TableChain, TableLink};
 use crate::collection::manifest::{TableEntry, TableMode};
+use crate::collection::run::RunPlan;
 use crate::database::{Disposition, ExistingTable, Origin, Publish, TargetTable};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{CollectionId, LinkIdx, ShardIdx, StepIdx, TableName};
@@ -38,6 +39,8 @@ pub struct RestorePlan {
     pub steps: Vec<PlanStep>,
     /// What the proof counts for in progress.
     pub proof_bytes: u64,
+    /// Shards in flight that fit the memory.
+    pub window: u32,
     /// What people should know beforehand.
     pub notices: Vec<String>,
 }
@@ -53,6 +56,9 @@ pub struct PlanTable {
     pub state: Option<Digest>,
     /// First link of the chain that this restore reads for the table.
     pub first_link: LinkIdx,
+    /// How the links are merged beforehand, where one fold of all of them would not fit the
+    /// memory; links are counted among those that hold rows of the table.
+    pub runs: RunPlan,
 }
 
 /// One step: shards that may run in any order, between two barriers.
@@ -69,8 +75,8 @@ pub struct PlanStep {
 pub struct PlanShard {
     /// Position of its table in the plan.
     pub table: u32,
-    /// Position in its table.
-    pub shard: ShardIdx,
+    /// What is to be done.
+    pub piece: Piece,
     /// Rows to be read, estimated.
     pub rows: u64,
     /// Key and payload bytes to be read, estimated.
@@ -88,12 +94,26 @@ pub struct PlanInputs<'a> {
     pub options: &'a RestoreOptions,
     /// What stands under a name in the target.
     pub existing: &'a dyn ExistingTables,
+    /// Shards in flight that were asked for; the plan may allow fewer.
+    pub window: u32,
+    /// Memory for reading, in bytes.
+    pub memory_bytes: u64,
 }
 
 /// Looks up what stands under a name in the target.
 pub trait ExistingTables: fmt::Debug {
     /// See [`Target::existing`](crate::database::Target::existing).
     fn existing(&self, name: &TableName) -> Result<Option<ExistingTable>>;
+}
+
+/// What a shard of a step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Piece {
+    /// Applies the step's links to one shard of the target.
+    Apply(ShardIdx),
+    /// Merges increments into the sorted run of that number, so that applying needs less memory.
+    Merge(u32),
 }
 
 impl RestorePlan {
@@ -124,7 +144,22 @@ impl RestorePlan {
                 chains.iter().find(same).expect("planned tables come from the chains")
             })
             .collect();
-        let steps = steps(inputs, &tables, &selected);
+        let links: Vec<Vec<TableLink<'_>>> = tables
+            .iter()
+            .zip(&selected)
+            .map(|(table, chain)| links_between(chain, table.first_link, None))
+            .collect();
+        let steps = steps(inputs, &tables, &links);
+        let window = if plan_kind(inputs) == PlanKind::Fold {
+            let fitted = memory::fit(inputs, &links, &mut notices)?;
+            for (table, runs) in tables.iter_mut().zip(fitted.runs) {
+                table.runs = runs;
+            }
+            fitted.window
+        } else {
+            inputs.window
+        };
+        let steps = memory::with_merges(&tables, steps);
         let final_bytes: u64 = selected
             .iter()
             .map(|chain| chain.links[0].entry.parts.iter().map(|part| part.row_bytes).sum::<u64>())
@@ -136,6 +171,7 @@ impl RestorePlan {
             tables,
             steps,
             proof_bytes: final_bytes / PROOF_DIVISOR,
+            window,
             notices,
         })
     }
@@ -273,7 +309,8 @@ fn new_table(
             manifest: inputs.chain.point().entry.manifest.clone(),
         },
     };
-    PlanTable { source_name: entry.name.clone(), target, state: entry.state, first_link }
+    let source_name = entry.name.clone();
+    PlanTable { source_name, target, state: entry.state, first_link, runs: RunPlan::default() }
 }
 
 /// Plans to move a copy on from the restore point it stands at.
@@ -329,53 +366,66 @@ fn roll_forward(
     Ok(Some(new_table(inputs, chain.table, name, shards, Disposition::RollForward, next)))
 }
 
+/// The links that hold rows of a table, from `first` on, in a step or in all of them.
+pub(super) fn links_between<'a>(
+    chain: &TableChain<'a>,
+    first: LinkIdx,
+    step: Option<(LinkIdx, LinkIdx)>,
+) -> Vec<TableLink<'a>> {
+    let (from, to) = step.unwrap_or((first, LinkIdx(u32::MAX)));
+    let mut links = chain.links.clone();
+    links.retain(|link| {
+        // The whole one makes every shard, empty ones included.
+        let holds_rows = !link.entry.parts.is_empty() || link.entry.mode == TableMode::Whole;
+        holds_rows && (from.max(first)..=to).contains(&link.link)
+    });
+    links
+}
+
+fn plan_kind(inputs: &PlanInputs<'_>) -> PlanKind {
+    inputs.options.plan.unwrap_or(if inputs.options.roll_forward {
+        PlanKind::Sequential
+    } else {
+        PlanKind::Fold
+    })
+}
+
 /// The steps: one for a fold, one per link otherwise.
 fn steps(
     inputs: &PlanInputs<'_>,
     tables: &[PlanTable],
-    chains: &[&TableChain<'_>],
+    links: &[Vec<TableLink<'_>>],
 ) -> Vec<PlanStep> {
     let last = LinkIdx(inputs.chain.links().len() as u32 - 1);
     let first = tables.iter().map(|table| table.first_link).min().unwrap_or(last);
-    let kind = inputs.options.plan.unwrap_or(if inputs.options.roll_forward {
-        PlanKind::Sequential
-    } else {
-        PlanKind::Fold
-    });
-    let spans: Vec<(LinkIdx, LinkIdx)> = match kind {
+    let spans: Vec<(LinkIdx, LinkIdx)> = match plan_kind(inputs) {
         PlanKind::Fold => vec![(first, last)],
         PlanKind::Sequential => {
             (first.0..=last.0).map(|link| (LinkIdx(link), LinkIdx(link))).collect()
         }
     };
-    let step = |links| PlanStep { links, shards: step_shards(links, tables, chains) };
+    let step = |span| PlanStep { links: span, shards: step_shards(span, tables, links) };
     spans.into_iter().map(step).collect()
 }
 
 fn step_shards(
-    links: (LinkIdx, LinkIdx),
+    span: (LinkIdx, LinkIdx),
     tables: &[PlanTable],
-    chains: &[&TableChain<'_>],
+    links: &[Vec<TableLink<'_>>],
 ) -> Vec<PlanShard> {
     let mut shards = Vec::new();
-    for (table, (plan, chain)) in (0u32..).zip(tables.iter().zip(chains)) {
-        let inside: Vec<_> = chain
-            .links
-            .iter()
-            .filter(|link| link.link >= plan.first_link)
-            .filter(|link| (links.0..=links.1).contains(&link.link))
-            .collect();
-        // A table that a backup does not change needs no shard in its step, except that the
-        // whole one makes every shard, empty ones included.
-        let is_whole = inside.iter().any(|link| link.entry.mode == TableMode::Whole);
-        if !is_whole && inside.iter().all(|link| link.entry.parts.is_empty()) {
+    for (table, (plan, links)) in (0u32..).zip(tables.iter().zip(links)) {
+        let inside: Vec<&TableLink<'_>> =
+            links.iter().filter(|link| (span.0..=span.1).contains(&link.link)).collect();
+        // A table that a backup does not change needs no shard in its step.
+        if inside.is_empty() {
             continue;
         }
         for (shard, range) in (0u32..).zip(&plan.target.shards) {
             let mut work = Work::default();
             inside.iter().for_each(|link| work += cut::work_in(link, range));
             let Work { rows, bytes } = work;
-            shards.push(PlanShard { table, shard: ShardIdx(shard), rows, bytes });
+            shards.push(PlanShard { table, piece: Piece::Apply(ShardIdx(shard)), rows, bytes });
         }
     }
     shards

@@ -1,6 +1,8 @@
 //! The rows of a table's chain inside a key range, as one ordered stream.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::collection::Collection;
@@ -11,8 +13,8 @@ use crate::collection::manifest::{PartEntry, TableMode};
 
 use crate::collection::part::{LinkReader, OpenPart, PartKind, PartRead, PartReader};
 use crate::database::LinkTally;
-use crate::error::{Kind, Result};
-use crate::row::{KeyRange, RowBatch, RowCodec, RowStream};
+use crate::error::{Error, Kind, Result};
+use crate::row::{KeyRange, RowBatch, RowCodec, RowStream, Schema};
 
 /// Opens parts, each checked against its BLAKE3 once per process before its first row is used.
 #[derive(Debug)]
@@ -24,14 +26,37 @@ pub(super) struct Parts {
 /// What is read of a table.
 #[derive(Clone, Copy)]
 pub(super) struct Reading<'r, 'a> {
-    /// Links, oldest first; never empty.
-    pub(super) links: &'r [TableLink<'a>],
+    /// What is merged, oldest first; never empty.
+    pub(super) inputs: &'r [Input<'a>],
     /// Encoding of the rows that come out.
     pub(super) wanted: &'a RowCodec,
     /// Keys.
     pub(super) range: &'a KeyRange,
     /// Only keys beyond this one.
     pub(super) after: Option<&'r [u8]>,
+}
+
+/// Something that holds rows of a table.
+#[derive(Clone, Debug)]
+pub(super) enum Input<'a> {
+    /// A backup of the chain.
+    Link(TableLink<'a>),
+    /// Increments that were merged into a local file beforehand.
+    Run {
+        /// The file.
+        path: PathBuf,
+        /// Its description; no part if there was no row.
+        part: Option<PartEntry>,
+        /// Schema it was written under.
+        schema: &'a Schema,
+    },
+}
+
+impl Input<'_> {
+    /// Whether it holds every row of the table.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self, Input::Link(link) if link.entry.mode == TableMode::Whole)
+    }
 }
 
 /// Rows of one or several links, with what was consumed of each.
@@ -52,20 +77,40 @@ impl Parts {
     /// # Errors
     /// [`Kind::Broken`] for a part that is missing or not what its manifest says.
     pub(super) fn open<'a>(&'a self, reading: Reading<'_, 'a>) -> Result<LinkStream<'a>> {
-        let [single] = reading.links else {
-            let mut streams: Vec<Box<dyn RowStream + 'a>> = Vec::new();
-            for &link in reading.links {
-                streams.push(Box::new(self.open_link(link, reading)?));
-            }
-            let oldest = reading.links.first().expect("a piece of work reads at least one link");
-            let mode = match oldest.entry.mode {
-                TableMode::Whole => FoldMode::ToFull,
-                TableMode::Delta => FoldMode::ToIncrement,
-            };
+        let [single] = reading.inputs else {
+            let oldest = reading.inputs.first().expect("a piece of work reads at least one link");
+            let mode = if oldest.is_whole() { FoldMode::ToFull } else { FoldMode::ToIncrement };
+            let streams = self.open_each(reading)?;
             return Ok(LinkStream::Folded(Fold::new(streams, FoldOptions::new(mode))));
         };
-        let stream = self.open_link(*single, reading)?;
+        let stream = self.open_input(single, reading)?;
         Ok(LinkStream::Single { stream, tally: LinkTally::default(), last_key: None })
+    }
+
+    /// Opens every input of `reading` by itself.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn open_each<'a>(
+        &'a self,
+        reading: Reading<'_, 'a>,
+    ) -> Result<Vec<Box<dyn RowStream + 'a>>> {
+        let open = |input| {
+            let stream = self.open_input(input, reading)?;
+            Ok(Box::new(stream) as Box<dyn RowStream + 'a>)
+        };
+        reading.inputs.iter().map(open).collect()
+    }
+
+    fn open_input<'a>(
+        &'a self,
+        input: &Input<'a>,
+        reading: Reading<'_, 'a>,
+    ) -> Result<LinkReader<'a>> {
+        match input {
+            Input::Link(link) => self.open_link(*link, reading),
+            Input::Run { path, part, schema } => open_run(path, part.as_ref(), schema, reading),
+        }
     }
 
     fn open_link<'a>(
@@ -82,14 +127,9 @@ impl Parts {
         let open_part: OpenPart<'a> = Box::new(move |part: &PartEntry| {
             self.check(&link, part)?;
             let object = self.collection.open_part(link.directory, part)?;
-            let read = PartRead {
-                part,
-                schema: &link.entry.schema,
-                kind,
-                wanted,
-                range,
-                after: beyond.as_deref(),
-            };
+            let schema = &link.entry.schema;
+            let after = beyond.as_deref();
+            let read = PartRead { part, schema, kind, wanted, range, after };
             let reader = PartReader::open(object, &read)
                 .map_err(|error| error.context(format!("backup `{}`", link.directory)))?;
             Ok(Box::new(reader) as Box<dyn RowStream + 'a>)
@@ -120,6 +160,26 @@ impl Parts {
         let _ = cell.set(());
         Ok(())
     }
+}
+
+fn open_run<'a>(
+    path: &Path,
+    part: Option<&PartEntry>,
+    schema: &'a Schema,
+    reading: Reading<'_, 'a>,
+) -> Result<LinkReader<'a>> {
+    let Reading { wanted, range, after, .. } = reading;
+    let beyond = after.map(<[u8]>::to_vec);
+    let path = path.to_owned();
+    let open_part: OpenPart<'a> = Box::new(move |part: &PartEntry| {
+        let file = File::open(&path)
+            .map_err(|cause| Error::io(format!("open the sorted run {}", path.display()), cause))?;
+        let after = beyond.as_deref();
+        let kind = PartKind::Increment;
+        let read = PartRead { part, schema, kind, wanted, range, after };
+        Ok(Box::new(PartReader::open(file, &read)?) as Box<dyn RowStream + 'a>)
+    });
+    LinkReader::new(part.map_or(&[], std::slice::from_ref), range, after, open_part)
 }
 
 impl LinkStream<'_> {

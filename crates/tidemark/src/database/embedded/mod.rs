@@ -247,7 +247,7 @@ impl EmbeddedDatabase {
 
     /// Where files may lie that nobody misses; emptied when opened of `garbage-*`, and of
     /// `load-*` whose process died.
-    pub(crate) fn scratch_dir(&self) -> PathBuf {
+    pub fn scratch_dir(&self) -> PathBuf {
         self.dir.join("scratch")
     }
 

@@ -1,0 +1,137 @@
+//! Keeping a fold inside its memory: fewer shards at once, then merges beforehand. Pure.
+//!
+//! One fold holds a reader per link. When that, times the shards in flight, is more than the
+//! budget, the window shrinks to a few shards; when that is not enough, neighbouring
+//! increments are first merged into local sorted runs, which are steps of the plan like any
+//! other: in the progress, and found again after a restart.
+
+use super::plan::{Piece, PlanInputs, PlanShard, PlanStep, PlanTable};
+use crate::collection::chain::TableLink;
+use crate::collection::manifest::TableMode;
+use crate::collection::part::PartKind;
+use crate::collection::run::{
+    LinkCost, RunBudget, RunInput, RunPlan, part_memory_bytes, plan_runs, run_writer_memory_bytes,
+};
+use crate::error::{Error, Result};
+
+/// Shards in flight below which merging beforehand is better than waiting for one another:
+/// enough for one to read while another writes.
+const WINDOW_BEFORE_MERGING: u32 = 2;
+
+/// Memory of the process besides the shards: code, catalog, manifests.
+const PROCESS_BYTES: u64 = 32 << 20;
+
+/// A shard's chunk, its batch, and the copies that growing them leaves.
+const CHUNK_BYTES: u64 = 14 << 20;
+
+/// What fits.
+#[derive(Debug)]
+pub(super) struct Fitted {
+    /// Shards in flight.
+    pub(super) window: u32,
+    /// Merges per table.
+    pub(super) runs: Vec<RunPlan>,
+}
+
+/// Chooses window and merges for folds of `links`, one list per table.
+///
+/// # Errors
+/// [`Kind::Usage`](crate::Kind::Usage) when not even one shard with merges fits.
+pub(super) fn fit(
+    inputs: &PlanInputs<'_>,
+    links: &[Vec<TableLink<'_>>],
+    notices: &mut Vec<String>,
+) -> Result<Fitted> {
+    let costs: Vec<Vec<LinkCost>> =
+        links.iter().map(|links| links.iter().map(link_cost).collect()).collect();
+    let greatest = costs.iter().map(|costs| open_bytes(costs)).max().unwrap_or(0);
+    let memory = inputs.memory_bytes.saturating_sub(PROCESS_BYTES);
+    let fitting = memory / (greatest + CHUNK_BYTES).max(1);
+    let window = u32::try_from(fitting).unwrap_or(u32::MAX).min(inputs.window);
+    if window >= WINDOW_BEFORE_MERGING.min(inputs.window) {
+        if window < inputs.window {
+            notices.push(format!(
+                "{window} shards at once fit the memory of {} bytes",
+                inputs.memory_bytes
+            ));
+        }
+        let runs = costs.iter().map(|costs| unmerged(costs)).collect();
+        return Ok(Fitted { window, runs });
+    }
+    let mut refused: Option<Error> = None;
+    for window in (1..=WINDOW_BEFORE_MERGING.min(inputs.window)).rev() {
+        let bytes = (memory / u64::from(window)).saturating_sub(CHUNK_BYTES);
+        let merged: Result<Vec<RunPlan>> = links
+            .iter()
+            .zip(&costs)
+            .map(|(links, costs)| plan_runs(costs, budget(bytes, links, costs)))
+            .collect();
+        match merged {
+            Err(error) => refused = Some(error),
+            Ok(runs) => {
+                let count: usize = runs.iter().map(|runs| runs.runs.len()).sum();
+                notices.push(format!(
+                    "the chain is too long for {} bytes of memory at once: {count} merges come \
+                     first, and {window} shards run at once",
+                    inputs.memory_bytes
+                ));
+                return Ok(Fitted { window, runs });
+            }
+        }
+    }
+    Err(refused.expect("at least one window was tried and refused"))
+}
+
+/// Puts the merges of all tables in front of the steps that need them, level by level.
+pub(super) fn with_merges(tables: &[PlanTable], steps: Vec<PlanStep>) -> Vec<PlanStep> {
+    let Some(span) = steps.first().map(|step| step.links) else { return steps };
+    let mut levels: Vec<Vec<PlanShard>> = Vec::new();
+    for (table, plan) in (0u32..).zip(tables) {
+        let mut level_of: Vec<usize> = Vec::new();
+        for (run, planned) in (0u32..).zip(&plan.runs.runs) {
+            let below = planned.inputs.iter().filter_map(|input| match input {
+                RunInput::Link(_) => None,
+                RunInput::Run(run) => Some(level_of[*run as usize] + 1),
+            });
+            let level = below.max().unwrap_or(0);
+            level_of.push(level);
+            if levels.len() <= level {
+                levels.resize(level + 1, Vec::new());
+            }
+            let bytes = planned.row_bytes;
+            levels[level].push(PlanShard { table, piece: Piece::Merge(run), rows: 0, bytes });
+        }
+    }
+    let merges = levels.into_iter().map(|shards| PlanStep { links: span, shards });
+    merges.chain(steps).collect()
+}
+
+fn unmerged(costs: &[LinkCost]) -> RunPlan {
+    let last = (0..costs.len() as u32).map(|at| RunInput::Link(crate::ids::LinkIdx(at))).collect();
+    RunPlan { runs: Vec::new(), last }
+}
+
+fn open_bytes(costs: &[LinkCost]) -> u64 {
+    costs.iter().map(|cost| cost.open_bytes).sum()
+}
+
+fn link_cost(link: &TableLink<'_>) -> LinkCost {
+    let kind = match link.entry.mode {
+        TableMode::Whole => PartKind::Full,
+        TableMode::Delta => PartKind::Increment,
+    };
+    let columns = link.entry.schema.columns.len() as u32;
+    let parts = &link.entry.parts;
+    let open_bytes = parts.iter().map(|part| part_memory_bytes(part, columns, kind)).max();
+    let row_bytes = parts.iter().map(|part| part.row_bytes).sum();
+    LinkCost { kind, open_bytes: open_bytes.unwrap_or(0), row_bytes }
+}
+
+fn budget(bytes: u64, links: &[TableLink<'_>], costs: &[LinkCost]) -> RunBudget {
+    let columns = links.iter().map(|link| link.entry.schema.columns.len()).max().unwrap_or(0);
+    let increments = links.iter().filter(|link| link.entry.mode == TableMode::Delta);
+    let greatest = increments.flat_map(|link| &link.entry.parts).map(|part| part.row_bytes_max);
+    let writer_bytes = run_writer_memory_bytes(columns as u32, greatest.max().unwrap_or(0));
+    let reader_bytes_max = costs.iter().map(|cost| cost.open_bytes).max().unwrap_or(0);
+    RunBudget { bytes, writer_bytes, reader_bytes_max }
+}
