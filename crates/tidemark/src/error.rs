@@ -138,9 +138,12 @@ impl Error {
     }
 }
 
-/// What to do about an operating system's error.
+/// What to do about an operating system's error; one that carries an error of ours is of its kind.
 pub(crate) fn kind_of_io(cause: &io::Error) -> Kind {
     use io::ErrorKind::*;
+    if let Some(ours) = cause.get_ref().and_then(|carried| carried.downcast_ref::<Error>()) {
+        return ours.kind();
+    }
     match cause.kind() {
         StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied | FileTooLarge => {
             Kind::Blocked

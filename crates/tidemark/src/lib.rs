@@ -2,6 +2,7 @@
 //!
 //! Modules in reading order; ARCHITECTURE.md at the root has the map and the glossary.
 
+pub mod backup;
 pub mod catalog;
 pub mod collection;
 pub mod csv;

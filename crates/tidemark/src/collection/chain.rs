@@ -257,7 +257,7 @@ fn check_parent_hash(parent: &LogEntry, child: &Link) -> Result<(), Flaw> {
 }
 
 /// Position in `log` of `point`: see [`Chain::resolve`] for the errors.
-pub(super) fn point_position(
+pub(crate) fn point_position(
     log: &[LogEntry],
     point: &RestorePoint,
     read_manifest: &mut dyn FnMut(&LogEntry) -> Result<Manifest>,
@@ -373,14 +373,19 @@ impl TableLink<'_> {
     }
 }
 
-struct Pattern {
+/// A name or glob that selects tables, and whether it has.
+pub(crate) struct Pattern {
     text: String,
     glob: Option<GlobMatcher>,
     selected: bool,
 }
 
 impl Pattern {
-    fn new(text: &str) -> Result<Pattern> {
+    /// Reads a pattern: see [`Chain::tables`].
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] when it is neither a name nor a glob.
+    pub(crate) fn new(text: &str) -> Result<Pattern> {
         let glob = GlobBuilder::new(text).literal_separator(false).backslash_escape(true).build();
         let glob = match glob {
             Ok(glob) => Some(glob.compile_matcher()),
@@ -394,7 +399,18 @@ impl Pattern {
         Ok(Pattern { text: text.to_owned(), glob, selected: false })
     }
 
-    fn selects(&mut self, name: &TableName) -> bool {
+    /// As it was typed.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it has selected anything yet.
+    pub(crate) fn has_selected(&self) -> bool {
+        self.selected
+    }
+
+    /// Whether it selects that table.
+    pub(crate) fn selects(&mut self, name: &TableName) -> bool {
         let shown = name.to_string();
         let full = format!("{}.{}", name.schema(), name.name());
         let fits = |glob: &GlobMatcher| glob.is_match(&shown) || glob.is_match(&full);

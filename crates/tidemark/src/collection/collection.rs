@@ -19,6 +19,7 @@ use super::manifest::{
 use super::store::{ObjectEntry, ObjectWriter, Place, PutOutcome, ReadObject, Store};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 use crate::ids::{CollectionId, Sequence, TableName};
 
 /// Largest manifest that is read: about a million parts. It must fit in memory.
@@ -361,7 +362,9 @@ impl NewBackup {
             Some(_) => return self.put_entry(collection, entry),
             None => {}
         }
+        failpoint::hit("backup.before_manifest");
         self.put_manifest(collection, &bytes)?;
+        failpoint::hit("backup.after_manifest");
         // After the manifest: its fresh date keeps the directory from being taken for garbage.
         if let Some(flaw) = collection.presence_flaws(manifest)?.into_iter().next() {
             return Err(context(flaw.into()));
@@ -422,7 +425,10 @@ impl NewBackup {
 
     fn put_entry(&self, collection: &Collection, entry: LogEntry) -> Result<LogEntry> {
         let path = log_path(self.sequence);
-        match collection.store.put_new(&path, &document::seal(&entry))? {
+        failpoint::hit("backup.before_log_entry");
+        let put = collection.store.put_new(&path, &document::seal(&entry))?;
+        failpoint::hit("backup.after_log_entry");
+        match put {
             PutOutcome::Created => Ok(entry),
             // A store may retry a request that had succeeded, and then say that it is there.
             PutOutcome::Exists => match read_entry(&collection.store, self.sequence)? {

@@ -100,6 +100,36 @@ pub struct ObjectHash {
     pub blake3: String,
 }
 
+/// Hashes an object from its beginning on, a piece at a time.
+#[derive(Clone, Debug)]
+pub struct ObjectHasher {
+    object: ReadObject,
+    hasher: Box<blake3::Hasher>,
+    offset: u64,
+}
+
+impl ObjectHasher {
+    /// Reads at most `bytes_max` more, at least one; the number of bytes read, `None` at the end.
+    ///
+    /// # Errors
+    /// What the store says; reading goes on at the same place then.
+    pub fn read(&mut self, bytes_max: u64) -> Result<Option<u64>> {
+        let len = bytes_max.max(1).min(self.object.byte_count() - self.offset);
+        if len == 0 {
+            return Ok(None);
+        }
+        self.hasher.update(&self.object.read_at(self.offset, len)?);
+        self.offset += len;
+        Ok(Some(len))
+    }
+
+    /// Size of the object, and BLAKE3 of what was read.
+    pub fn finish(&self) -> ObjectHash {
+        let blake3 = self.hasher.finalize().to_hex().to_string();
+        ObjectHash { bytes: self.object.byte_count(), blake3 }
+    }
+}
+
 /// What lies at a store's root: names beginning with a dot, `lost+found` and what a crash
 /// leaves before a collection is made do not count.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -330,16 +360,18 @@ impl Store {
 
     /// Size and BLAKE3 of an object, read as a stream.
     pub fn hash(&self, path: &str) -> Result<ObjectHash> {
+        let mut hasher = self.hasher(path)?;
+        while hasher.read(HASH_BYTES)?.is_some() {}
+        Ok(hasher.finish())
+    }
+
+    /// The same, a piece at a time.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], and what the store says.
+    pub fn hasher(&self, path: &str) -> Result<ObjectHasher> {
         let object = self.open_for_reading(path)?;
-        let mut hasher = blake3::Hasher::new();
-        let mut offset = 0;
-        while offset < object.byte_count() {
-            let len = HASH_BYTES.min(object.byte_count() - offset);
-            hasher.update(&object.read_at(offset, len)?);
-            offset += len;
-        }
-        let blake3 = hasher.finalize().to_hex().to_string();
-        Ok(ObjectHash { bytes: object.byte_count(), blake3 })
+        Ok(ObjectHasher { object, hasher: Box::default(), offset: 0 })
     }
 
     /// Everything below the folder `prefix` (empty: everything), drafts among it, sorted by

@@ -469,12 +469,11 @@ impl Operation {
             }
             // Parts of the lost cut cannot be published either.
             Phase::Working(Working::Applying { txn, .. }) => (txn, StepIdx(0)),
-            // A failed backup is resumed at a new cut as well.
-            Phase::Failed { .. } => return Ok(()),
-            Phase::Working(Working::Allocating)
-            | Phase::Reverting { .. }
-            | Phase::Done { .. }
-            | Phase::Cancelled { .. } => return Err(self.illegal(Event::CutLost)),
+            // A failed backup is resumed at a new cut as well; undoing needs none.
+            Phase::Failed { .. } | Phase::Reverting { .. } => return Ok(()),
+            Phase::Working(Working::Allocating) | Phase::Done { .. } | Phase::Cancelled { .. } => {
+                return Err(self.illegal(Event::CutLost));
+            }
         };
         transition.changed = true;
         transition.changes = Changes { shards: Vec::new(), removed: Removed::Step(step) };
