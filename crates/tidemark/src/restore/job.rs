@@ -335,10 +335,12 @@ impl Job for RestoreJob {
         Ok(match ticket.task {
             Task::Allocate => TaskOutcome::Allocated(self.target.allocate_txn()?),
             Task::Propose { step, .. } => {
+                // Later steps find the hidden tables that the first one made; whoever took the
+                // operation over meanwhile claimed them.
                 if step.0 == 0 {
                     self.collection.check_present(&self.chain)?;
+                    self.target.prepare(fence, &self.targets)?;
                 }
-                self.target.prepare(fence, &self.targets)?;
                 TaskOutcome::Accepted(self.shards_of(step)?)
             }
             Task::Seal { .. } => {

@@ -1,0 +1,262 @@
+//! Restores of real chains, on the embedded database.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidemark::Kind;
+use tidemark::backup::{BackupChoice, BackupOptions, BackupRequest, begin_backup};
+use tidemark::catalog::{Catalog, LmdbCatalog};
+use tidemark::collection::{Collection, Store};
+use tidemark::database::embedded::{
+    DumpFormat, EmbeddedDatabase, EmbeddedOptions, LoadMode, LoadRequest, WriteBatch,
+};
+use tidemark::env::{Env, SystemEnv};
+use tidemark::executor::{Ended, Intent, Stop, Unobserved, run};
+use tidemark::ids::TableName;
+use tidemark::restore::options::MEMORY_BYTES_DEFAULT;
+use tidemark::restore::{PlanKind, RestoreOptions, Room, Route, begin_restore};
+use tidemark::row::{LogicalType, Schema, Value};
+
+/// A source, its collection, and what the source held at each backup.
+struct Chain {
+    folder: tempfile::TempDir,
+    points: Vec<(String, Vec<u8>)>,
+}
+
+fn env() -> Arc<dyn Env> {
+    Arc::new(SystemEnv)
+}
+
+fn database(path: &Path) -> Arc<EmbeddedDatabase> {
+    let opened = EmbeddedDatabase::open_or_create(path, env(), EmbeddedOptions::default());
+    Arc::new(opened.unwrap())
+}
+
+fn name(text: &str) -> TableName {
+    TableName::parse(text).unwrap()
+}
+
+fn dump(database: &EmbeddedDatabase, table: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    database.dump(&name(table), DumpFormat::Csv, &mut out).unwrap();
+    out
+}
+
+fn sync(database: &EmbeddedDatabase, table: &str, key: &str, file: &Path) {
+    let request = LoadRequest {
+        table: name(table),
+        file: file.to_owned(),
+        key: vec![key.to_owned()],
+        mode: LoadMode::Sync,
+        shards: Some(3),
+        types: BTreeMap::new(),
+    };
+    database.load(&request).unwrap();
+}
+
+fn backup(database: &Arc<EmbeddedDatabase>, collection: &Arc<Collection>) -> String {
+    let catalog = LmdbCatalog::of_database(database, env()).unwrap();
+    let options = BackupOptions { kind: BackupChoice::Auto, tables: Vec::new() };
+    let request = BackupRequest {
+        source: database.clone(),
+        source_shown: "embedded:source",
+        collection: Arc::clone(collection),
+        collection_shown: "collection",
+        options: &options,
+        window: 4,
+    };
+    let begun = begin_backup(&catalog, &request, env()).unwrap();
+    let ended = run(
+        &catalog,
+        &begun.job,
+        begun.id,
+        Intent::CarryOn,
+        &SystemEnv,
+        &Stop::default(),
+        &mut Unobserved,
+    );
+    assert!(matches!(ended.unwrap(), Ended::Done { .. }));
+    collection.log().unwrap().last().unwrap().directory.clone()
+}
+
+fn restore(
+    target: &Arc<EmbeddedDatabase>,
+    collection: &Arc<Collection>,
+    options: &RestoreOptions,
+    memory_bytes: u64,
+) -> tidemark::Result<Ended> {
+    let catalog = LmdbCatalog::of_database(target, env()).unwrap();
+    let route = Route { collection: "collection", target: "embedded:target" };
+    let room = Room { window: 10, memory_bytes, scratch: target.scratch_dir() };
+    let begun = begin_restore(
+        &catalog,
+        target.clone(),
+        Arc::clone(collection),
+        route,
+        options,
+        &room,
+        &SystemEnv,
+    )?;
+    run(
+        &catalog,
+        &begun.job,
+        begun.id,
+        Intent::CarryOn,
+        &SystemEnv,
+        &Stop::default(),
+        &mut Unobserved,
+    )
+}
+
+#[track_caller]
+fn restore_done(
+    target: &Arc<EmbeddedDatabase>,
+    collection: &Arc<Collection>,
+    options: &RestoreOptions,
+) {
+    let ended = restore(target, collection, options, MEMORY_BYTES_DEFAULT).unwrap();
+    assert!(matches!(ended, Ended::Done { .. }), "{ended:?}");
+}
+
+fn data(folder: &str) -> Vec<PathBuf> {
+    let manifest = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+    let folder = Path::new(&manifest).join("../../examples/data").join(folder);
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// The published revisions of the S&P 500 list: one full and 180 increments, two schema changes.
+fn sp500(revisions: impl Iterator<Item = usize>) -> (Chain, Arc<Collection>) {
+    let files = data("sp500");
+    let folder = tempfile::tempdir().unwrap();
+    let source = database(&folder.path().join("source"));
+    let store = Store::open(folder.path().join("collection").to_str().unwrap()).unwrap();
+    let collection = Arc::new(Collection::open_or_create(store, &SystemEnv).unwrap());
+    let mut points = Vec::new();
+    for revision in revisions {
+        sync(&source, "sp500", "Symbol", &files[revision]);
+        let directory = backup(&source, &collection);
+        points.push((directory, dump(&source, "sp500")));
+    }
+    (Chain { folder, points }, collection)
+}
+
+#[test]
+fn points_around_both_schema_changes_restore_in_every_plan() {
+    let (chain, collection) = sp500([0, 1, 54, 55, 142, 143].into_iter());
+    let target = database(&chain.folder.path().join("target"));
+    for (at, (directory, expected)) in chain.points.iter().enumerate() {
+        for plan in [PlanKind::Fold, PlanKind::Sequential] {
+            for shards in [1, 16] {
+                let copy = format!("copy_{at}_{plan:?}_{shards}");
+                let options = RestoreOptions {
+                    at: directory.clone(),
+                    plan: Some(plan),
+                    shards: Some(shards),
+                    renames: vec![("sp500".to_owned(), copy.clone())],
+                    ..RestoreOptions::default()
+                };
+                restore_done(&target, &collection, &options);
+                assert_eq!(dump(&target, &copy), *expected, "{copy}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_copy_rolls_forward_through_every_increment() {
+    let (chain, collection) = sp500([0, 3, 55, 142, 143, 160].into_iter());
+    let target = database(&chain.folder.path().join("target"));
+    let first = RestoreOptions { at: "1".to_owned(), ..RestoreOptions::default() };
+    restore_done(&target, &collection, &first);
+    assert_eq!(dump(&target, "sp500"), chain.points[0].1);
+    for (at, (directory, expected)) in chain.points.iter().enumerate().skip(1).step_by(2) {
+        let options = RestoreOptions {
+            at: directory.clone(),
+            roll_forward: true,
+            ..RestoreOptions::default()
+        };
+        restore_done(&target, &collection, &options);
+        assert_eq!(dump(&target, "sp500"), *expected, "point {at}");
+    }
+}
+
+#[test]
+fn a_copy_that_was_written_to_is_not_rolled_forward() {
+    let (chain, collection) = sp500([0, 1].into_iter());
+    let target = database(&chain.folder.path().join("target"));
+    let first = RestoreOptions { at: "1".to_owned(), ..RestoreOptions::default() };
+    restore_done(&target, &collection, &first);
+    target.delete(&name("sp500"), &[Value::Text("MMM".to_owned())]).unwrap();
+    let before = dump(&target, "sp500");
+    let options = RestoreOptions { roll_forward: true, ..RestoreOptions::default() };
+    let error = restore(&target, &collection, &options, MEMORY_BYTES_DEFAULT).unwrap_err();
+    assert_eq!(error.kind(), Kind::InTheWay);
+    assert!(error.message().contains("written to"), "{error}");
+    assert_eq!(dump(&target, "sp500"), before);
+}
+
+/// A hundred columns, of which each increment changes a few rows: readers cost most here.
+fn wide_chain(increments: u32) -> (Chain, Arc<Collection>) {
+    const COLUMNS: usize = 100;
+    let folder = tempfile::tempdir().unwrap();
+    let source = database(&folder.path().join("source"));
+    let store = Store::open(folder.path().join("collection").to_str().unwrap()).unwrap();
+    let collection = Arc::new(Collection::open_or_create(store, &SystemEnv).unwrap());
+    let names: Vec<String> = (0..COLUMNS).map(|column| format!("c{column}")).collect();
+    let columns: Vec<(&str, LogicalType)> =
+        names.iter().map(|name| (name.as_str(), LogicalType::Int64)).collect();
+    let schema = Schema::new(&columns, &["c0"]).unwrap();
+    source.create_table(&name("wide"), &schema, &[]).unwrap();
+    let row = |key: i64, value: i64| -> Vec<Value> {
+        let rest = (1..COLUMNS as i64).map(|column| Value::Int64(value * 1000 + column));
+        std::iter::once(Value::Int64(key)).chain(rest).collect()
+    };
+    let mut batch = WriteBatch::new();
+    (0..2_000).for_each(|key| batch.put(&name("wide"), row(key, key)));
+    source.write(&batch).unwrap();
+    backup(&source, &collection);
+    for increment in 1..=i64::from(increments) {
+        let mut batch = WriteBatch::new();
+        for at in 0..60 {
+            batch.put(&name("wide"), row((at * 37 + increment * 11) % 2_100, increment));
+        }
+        batch.delete(&name("wide"), vec![Value::Int64(increment * 3)]);
+        source.write(&batch).unwrap();
+        backup(&source, &collection);
+    }
+    let points = vec![("latest".to_owned(), dump(&source, "wide"))];
+    (Chain { folder, points }, collection)
+}
+
+#[test]
+fn a_wide_and_long_chain_in_little_memory_is_merged_beforehand_and_restores_the_same() {
+    let (chain, collection) = wide_chain(90);
+    let target = database(&chain.folder.path().join("target"));
+    let options = RestoreOptions { shards: Some(8), ..RestoreOptions::default() };
+    let ended = restore(&target, &collection, &options, 80 << 20).unwrap();
+    assert!(matches!(ended, Ended::Done { .. }), "{ended:?}");
+    let catalog = LmdbCatalog::of_database(&target, env()).unwrap();
+    let id = catalog.list().unwrap()[0];
+    assert!(catalog.operation(id).unwrap().step_count > 1, "merges were planned");
+    assert_eq!(dump(&target, "wide"), chain.points[0].1);
+    assert_eq!(std::fs::read_dir(target.scratch_dir()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_name_that_is_taken_is_refused_before_anything_is_recorded() {
+    let (chain, collection) = sp500([0].into_iter());
+    let target = database(&chain.folder.path().join("target"));
+    restore_done(&target, &collection, &RestoreOptions::default());
+    let options = RestoreOptions::default();
+    let error = restore(&target, &collection, &options, MEMORY_BYTES_DEFAULT).unwrap_err();
+    assert_eq!(error.kind(), Kind::InTheWay);
+    for advice in ["--rename", "--replace"] {
+        assert!(error.message().contains(advice), "{error}");
+    }
+    let replace = RestoreOptions { replace: true, ..RestoreOptions::default() };
+    restore_done(&target, &collection, &replace);
+}
