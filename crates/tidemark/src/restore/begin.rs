@@ -79,7 +79,7 @@ pub fn begin_restore(
     let state = State::new(plan.planned(), plan.window);
     let id = begin::record(catalog, &new, Asked { options, resolved: &resolved }, &state)?;
     let notices = plan.notices.clone();
-    let job = RestoreJob::new(target, collection, chain, plan, &room.scratch);
+    let job = RestoreJob::new(target, collection, chain, plan, &room.scratch)?;
     Ok(BegunRestore { id, is_resumed: false, job, notices })
 }
 
@@ -177,7 +177,7 @@ fn carry_on(
         notices[0].push_str(&format!("; {newer} newer restore points exist"));
     }
     notices.extend(plan.notices.iter().cloned());
-    let job = RestoreJob::new(target, collection, chain, plan, scratch);
+    let job = RestoreJob::new(target, collection, chain, plan, scratch)?;
     Ok(BegunRestore { id, is_resumed: true, job, notices })
 }
 

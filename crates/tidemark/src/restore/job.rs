@@ -11,13 +11,13 @@ use super::merge::Merge;
 use super::plan::{self, Piece, PlanShard, PlanTable, RestorePlan};
 use super::proof::{self, ShardClaim, TableProof};
 use super::source::{Input, Parts, Reading};
-use crate::collection::chain::{TableChain, TableLink};
+use crate::collection::chain::TableLink;
 use crate::collection::run::{RunInput, open_run};
 use crate::collection::{Chain, Collection};
 use crate::database::{Disposition, Fence, Publish, Target, TargetShard, TargetTable};
 use crate::error::{Error, Kind, Result};
 use crate::executor::{Job, ResumedStep, ShardRun, Stop};
-use crate::ids::{Epoch, OperationId, ShardIdx, StepIdx, TableName};
+use crate::ids::{Epoch, LinkIdx, OperationId, ShardIdx, StepIdx, TableName};
 use crate::operation::{Phase, Task, TaskOutcome, TaskTicket, Ticket, Work, Working};
 use crate::row::digest::RowHasher;
 use crate::row::{Digest, KeyRange, RowBatch, RowCodec, RowStream};
@@ -30,9 +30,19 @@ pub struct RestoreJob {
     plan: RestorePlan,
     parts: Parts,
     scratch: PathBuf,
+    /// Per table, where the links that hold its rows are: looked for once, since a long chain
+    /// has many and every shard of every step asks.
+    links: Vec<Vec<LinkPosition>>,
     codecs: Vec<RowCodec>,
     targets: Vec<TargetTable>,
     proofs: Mutex<Vec<TableProof>>,
+}
+
+/// One table's entry in one manifest of the chain.
+#[derive(Clone, Copy, Debug)]
+struct LinkPosition {
+    link: LinkIdx,
+    table: usize,
 }
 
 impl fmt::Debug for RestoreJob {
@@ -56,19 +66,34 @@ pub struct RestoreOutcome {
 
 impl RestoreJob {
     /// A job for a plan that was made from `chain`.
+    ///
+    /// # Errors
+    /// [`Kind::Broken`] when the chain lacks a table of the plan.
     pub fn new(
         target: Arc<dyn Target>,
         collection: Arc<Collection>,
         chain: Chain,
         plan: RestorePlan,
         scratch: &Path,
-    ) -> RestoreJob {
+    ) -> Result<RestoreJob> {
+        let links = positions(&chain, &plan)?;
         let codecs = plan.tables.iter().map(|table| RowCodec::new(&table.target.schema)).collect();
         let targets = plan.tables.iter().map(|table| table.target.clone()).collect();
         let parts = Parts::new(Arc::clone(&collection));
         let proofs = Mutex::default();
         let scratch = scratch.to_owned();
-        RestoreJob { target, collection, chain, plan, parts, scratch, codecs, targets, proofs }
+        Ok(RestoreJob {
+            target,
+            collection,
+            chain,
+            plan,
+            parts,
+            scratch,
+            links,
+            codecs,
+            targets,
+            proofs,
+        })
     }
 
     /// The plan.
@@ -97,8 +122,7 @@ impl RestoreJob {
         step: StepIdx,
     ) -> Result<Vec<Input<'_>>> {
         let plan = &self.plan.tables[table];
-        let chain = self.table_chain(plan)?;
-        let links = plan::links_between(&chain, plan.first_link, Some(self.plan.step(step)?.links));
+        let links = self.links(table, Some(step))?;
         if plan.runs.runs.is_empty() {
             return Ok(links.into_iter().map(Input::Link).collect());
         }
@@ -142,8 +166,7 @@ impl RestoreJob {
         planned: Work,
     ) -> Result<Merge<'_>> {
         let plan = &self.plan.tables[table];
-        let chain = self.table_chain(plan)?;
-        let links = plan::links_between(&chain, plan.first_link, None);
+        let links = self.links(table, None)?;
         let merged =
             plan.runs.runs.get(run as usize).ok_or_else(|| {
                 Error::new(Kind::Broken, format!("merge {run} is beyond the plan"))
@@ -173,13 +196,21 @@ impl RestoreJob {
         }
     }
 
-    fn table_chain(&self, table: &PlanTable) -> Result<TableChain<'_>> {
-        let name = table.source_name.to_string();
-        let chains = self.chain.tables(std::slice::from_ref(&name))?;
-        chains.into_iter().find(|chain| chain.table.id == table.target.id).ok_or_else(|| {
-            let message = format!("table `{name}` is no longer in the chain that was planned");
-            Error::new(Kind::Broken, message)
-        })
+    /// The links that hold rows of a table, from where it is whole; `step` narrows them.
+    fn links(&self, table: usize, step: Option<StepIdx>) -> Result<Vec<TableLink<'_>>> {
+        let first = self.plan.tables[table].first_link;
+        let (from, to) = match step {
+            Some(step) => self.plan.step(step)?.links,
+            None => (first, LinkIdx(u32::MAX)),
+        };
+        let is_inside = |at: &&LinkPosition| (from.max(first)..=to).contains(&at.link);
+        Ok(self.links[table].iter().filter(is_inside).map(|at| self.link_at(*at)).collect())
+    }
+
+    fn link_at(&self, at: LinkPosition) -> TableLink<'_> {
+        let link = self.chain.link(at.link).expect("positions come from this chain");
+        let entry = &link.manifest.tables[at.table];
+        TableLink { link: at.link, directory: &link.entry.directory, entry }
     }
 
     fn shards_of(&self, step: StepIdx) -> Result<Vec<Work>> {
@@ -215,9 +246,9 @@ impl RestoreJob {
         let digests = proof::read_back(&*self.target, &claims, stop, &scaled)?;
         let mut digests = digests.into_iter();
         let mut proofs = Vec::new();
-        for plan in &self.plan.tables {
+        for (table, plan) in self.plan.tables.iter().enumerate() {
             let shards = digests.by_ref().take(plan.target.shards.len());
-            proofs.push(self.prove_table(plan, shards.sum(), stop)?);
+            proofs.push(self.prove_table(table, shards.sum(), stop)?);
         }
         *self.proofs.lock().unwrap_or_else(PoisonError::into_inner) = proofs;
         Ok(())
@@ -242,22 +273,23 @@ impl RestoreJob {
     }
 
     /// Compares a table with the source's digest, or with one more fold of the chain.
-    fn prove_table(&self, plan: &PlanTable, found: Digest, stop: &Stop) -> Result<TableProof> {
-        let table = plan.target.name.clone();
+    fn prove_table(&self, table: usize, found: Digest, stop: &Stop) -> Result<TableProof> {
+        let plan = &self.plan.tables[table];
+        let name = plan.target.name.clone();
         let is_new = plan.target.disposition != Disposition::RollForward;
         let (expected, says) = match plan.state {
             Some(state) => (state, "the source said at that cut"),
-            None => (self.chain_digest(plan, stop)?, "the chain says"),
+            None => (self.chain_digest(table, stop)?, "the chain says"),
         };
         if found != expected {
             let message = format!(
-                "table `{table}`: read back {found}, {says} {expected}; nothing was published, \
+                "table `{name}`: read back {found}, {says} {expected}; nothing was published, \
                  cancel the restore and run `tidemark verify` on the collection"
             );
             return Err(Error::new(Kind::Mismatch, message));
         }
         Ok(TableProof {
-            table,
+            table: name,
             digest: found,
             equals_source: plan.state.is_some(),
             // New copies were summed from the chain's rows as they were read.
@@ -266,15 +298,14 @@ impl RestoreJob {
     }
 
     /// Folds a table's chain without writing anything.
-    fn chain_digest(&self, plan: &PlanTable, stop: &Stop) -> Result<Digest> {
-        let chain = self.table_chain(plan)?;
-        let codec = RowCodec::new(&plan.target.schema);
-        let inputs: Vec<Input<'_>> = plan::links_between(&chain, chain.links[0].link, None)
-            .into_iter()
-            .map(Input::Link)
-            .collect();
+    fn chain_digest(&self, table: usize, stop: &Stop) -> Result<Digest> {
+        let plan = &self.plan.tables[table];
+        let codec = &self.codecs[table];
+        // From where the table is whole, wherever this restore began.
+        let all = self.links[table].iter().map(|at| Input::Link(self.link_at(*at)));
+        let inputs: Vec<Input<'_>> = all.collect();
         let range = &KeyRange::ALL;
-        let reading = Reading { inputs: &inputs, wanted: &codec, range, after: None };
+        let reading = Reading { inputs: &inputs, wanted: codec, range, after: None };
         let mut stream = self.parts.open(reading)?;
         let mut hasher = RowHasher::new(plan.target.digest_id);
         let mut batch = RowBatch::new();
@@ -289,6 +320,32 @@ impl RestoreJob {
         }
         Ok(digest)
     }
+}
+
+/// Where the rows of every planned table lie in the chain.
+fn positions(chain: &Chain, plan: &RestorePlan) -> Result<Vec<Vec<LinkPosition>>> {
+    let names: Vec<String> =
+        plan.tables.iter().map(|table| table.source_name.to_string()).collect();
+    let selected = if names.is_empty() { Vec::new() } else { chain.tables(&names)? };
+    let of_table = |table: &PlanTable| {
+        let found = selected.iter().find(|found| found.table.id == table.target.id);
+        let found = found.ok_or_else(|| {
+            let message =
+                format!("table `{}` is no longer in the chain that was planned", table.source_name);
+            Error::new(Kind::Broken, message)
+        })?;
+        let links = plan::links_between(found, LinkIdx(0), None);
+        let position = |link: TableLink<'_>| {
+            let manifest = &chain.link(link.link).expect("links come from this chain").manifest;
+            let table = manifest.tables.iter().position(|entry| entry.id == table.target.id);
+            LinkPosition {
+                link: link.link,
+                table: table.expect("a link's entry is in its manifest"),
+            }
+        };
+        Ok(links.into_iter().map(position).collect())
+    };
+    plan.tables.iter().map(of_table).collect()
 }
 
 impl Job for RestoreJob {

@@ -1,0 +1,144 @@
+//! Chains of real data on the embedded database, for integration tests.
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test crate uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidemark::backup::{BackupChoice, BackupOptions, BackupRequest, begin_backup};
+use tidemark::catalog::LmdbCatalog;
+use tidemark::collection::{Collection, Store};
+use tidemark::database::embedded::{
+    DumpFormat, EmbeddedDatabase, EmbeddedOptions, LoadMode, LoadRequest,
+};
+use tidemark::env::{Env, SystemEnv};
+use tidemark::executor::{Ended, Intent, Stop, Unobserved, run};
+use tidemark::ids::TableName;
+use tidemark::restore::options::MEMORY_BYTES_DEFAULT;
+use tidemark::restore::{RestoreOptions, Room, Route, begin_restore};
+
+/// A source, its collection, and what the source held at each backup.
+pub struct Chain {
+    pub folder: tempfile::TempDir,
+    pub points: Vec<(String, Vec<u8>)>,
+}
+
+pub fn env() -> Arc<dyn Env> {
+    Arc::new(SystemEnv)
+}
+
+pub fn database(path: &Path) -> Arc<EmbeddedDatabase> {
+    let opened = EmbeddedDatabase::open_or_create(path, env(), EmbeddedOptions::default());
+    Arc::new(opened.unwrap())
+}
+
+pub fn name(text: &str) -> TableName {
+    TableName::parse(text).unwrap()
+}
+
+pub fn dump(database: &EmbeddedDatabase, table: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    database.dump(&name(table), DumpFormat::Csv, &mut out).unwrap();
+    out
+}
+
+pub fn sync(database: &EmbeddedDatabase, table: &str, key: &str, file: &Path) {
+    let request = LoadRequest {
+        table: name(table),
+        file: file.to_owned(),
+        key: vec![key.to_owned()],
+        mode: LoadMode::Sync,
+        shards: Some(3),
+        types: BTreeMap::new(),
+    };
+    database.load(&request).unwrap();
+}
+
+pub fn backup(database: &Arc<EmbeddedDatabase>, collection: &Arc<Collection>) -> String {
+    let catalog = LmdbCatalog::of_database(database, env()).unwrap();
+    let options = BackupOptions { kind: BackupChoice::Auto, tables: Vec::new() };
+    let request = BackupRequest {
+        source: database.clone(),
+        source_shown: "embedded:source",
+        collection: Arc::clone(collection),
+        collection_shown: "collection",
+        options: &options,
+        window: 4,
+    };
+    let begun = begin_backup(&catalog, &request, env()).unwrap();
+    let ended = run(
+        &catalog,
+        &begun.job,
+        begun.id,
+        Intent::CarryOn,
+        &SystemEnv,
+        &Stop::default(),
+        &mut Unobserved,
+    );
+    assert!(matches!(ended.unwrap(), Ended::Done { .. }));
+    collection.log().unwrap().last().unwrap().directory.clone()
+}
+
+pub fn restore(
+    target: &Arc<EmbeddedDatabase>,
+    collection: &Arc<Collection>,
+    options: &RestoreOptions,
+    memory_bytes: u64,
+) -> tidemark::Result<Ended> {
+    let catalog = LmdbCatalog::of_database(target, env()).unwrap();
+    let route = Route { collection: "collection", target: "embedded:target" };
+    let room = Room { window: 10, memory_bytes, scratch: target.scratch_dir() };
+    let begun = begin_restore(
+        &catalog,
+        target.clone(),
+        Arc::clone(collection),
+        route,
+        options,
+        &room,
+        &SystemEnv,
+    )?;
+    run(
+        &catalog,
+        &begun.job,
+        begun.id,
+        Intent::CarryOn,
+        &SystemEnv,
+        &Stop::default(),
+        &mut Unobserved,
+    )
+}
+
+#[track_caller]
+pub fn restore_done(
+    target: &Arc<EmbeddedDatabase>,
+    collection: &Arc<Collection>,
+    options: &RestoreOptions,
+) {
+    let ended = restore(target, collection, options, MEMORY_BYTES_DEFAULT).unwrap();
+    assert!(matches!(ended, Ended::Done { .. }), "{ended:?}");
+}
+
+pub fn data(folder: &str) -> Vec<PathBuf> {
+    let manifest = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+    let folder = Path::new(&manifest).join("../../examples/data").join(folder);
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// The published revisions of the S&P 500 list: one full and 180 increments, two schema changes.
+pub fn sp500(revisions: impl Iterator<Item = usize>) -> (Chain, Arc<Collection>) {
+    let files = data("sp500");
+    let folder = tempfile::tempdir().unwrap();
+    let source = database(&folder.path().join("source"));
+    let store = Store::open(folder.path().join("collection").to_str().unwrap()).unwrap();
+    let collection = Arc::new(Collection::open_or_create(store, &SystemEnv).unwrap());
+    let mut points = Vec::new();
+    for revision in revisions {
+        sync(&source, "sp500", "Symbol", &files[revision]);
+        let directory = backup(&source, &collection);
+        points.push((directory, dump(&source, "sp500")));
+    }
+    (Chain { folder, points }, collection)
+}
