@@ -16,5 +16,6 @@ pub(crate) mod lmdb;
 pub mod operation;
 pub mod restore;
 pub mod row;
+pub mod verify;
 
 pub use error::{Error, Kind, Result};

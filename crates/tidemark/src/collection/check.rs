@@ -12,6 +12,7 @@
 //! Flaws are gathered; only what keeps us from looking is an error.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -76,25 +77,43 @@ pub fn check_manifests(
     collection: &Collection,
     point: Option<&RestorePoint>,
 ) -> Result<ManifestReport> {
-    let mut report = ManifestReport::default();
-    let log = match read_log(collection.store()) {
+    let log = match check_log(collection)? {
         Ok(log) => log,
-        Err(failure) => {
-            report.flaws.push(flaw_of(failure, "log")?);
-            return Ok(report);
-        }
+        Err(flaw) => return Ok(ManifestReport { flaws: vec![flaw], ..ManifestReport::default() }),
     };
-    let end = match point {
-        None => log.len(),
-        Some(point) => point_position(&log, point, &mut |entry| collection.manifest(entry))? + 1,
-    };
+    let range = checked_range(collection, &log, point)?;
+    check_entries(collection, &log[range], &mut |_| {})
+}
+
+/// The positions in `log` of the chain that leads to `point`, or of all backups.
+///
+/// # Errors
+/// [`Kind::NotFound`] when there is no such point, and what reading manifests for it gives.
+pub(crate) fn checked_range(
+    collection: &Collection,
+    log: &[LogEntry],
+    point: Option<&RestorePoint>,
+) -> Result<Range<usize>> {
+    let Some(point) = point else { return Ok(0..log.len()) };
+    let end = point_position(log, point, &mut |entry| collection.manifest(entry))? + 1;
+    let start = log[..end].iter().rposition(|entry| entry.kind == BackupKind::Full);
+    Ok(start.unwrap_or(0)..end)
+}
+
+/// Checks documents and presence of neighbouring backups, and hands on every manifest that
+/// can be read, in order.
+///
+/// # Errors
+/// As [`check_manifests`].
+pub(crate) fn check_entries(
+    collection: &Collection,
+    entries: &[LogEntry],
+    readable: &mut dyn FnMut(Manifest),
+) -> Result<ManifestReport> {
+    let mut report = ManifestReport::default();
     let full = |entry: &LogEntry| entry.kind == BackupKind::Full;
-    let start = match point {
-        None => 0,
-        Some(_) => log[..end].iter().rposition(full).unwrap_or(0),
-    };
     let mut previous: Option<Manifest> = None;
-    for entry in &log[start..end] {
+    for entry in entries {
         report.backups += 1;
         if entry.kind == BackupKind::Incremental && entry.sequence == Sequence(1) {
             let found = "an increment as the first backup";
@@ -104,7 +123,9 @@ pub fn check_manifests(
             Ok(manifest) => manifest,
             Err(failure) => {
                 report.flaws.push(flaw_of(failure, &manifest_path(&entry.directory))?);
-                previous = None;
+                if let Some(previous) = previous.take() {
+                    readable(previous);
+                }
                 continue;
             }
         };
@@ -119,9 +140,22 @@ pub fn check_manifests(
             report.parts.extend(checks.filter(|check| !missing.contains(check.path.as_str())));
         }
         report.flaws.extend(absent);
-        previous = Some(manifest);
+        if let Some(previous) = previous.replace(manifest) {
+            readable(previous);
+        }
+    }
+    if let Some(previous) = previous {
+        readable(previous);
     }
     Ok(report)
+}
+
+/// Reads the log; one that is damaged is a flaw.
+pub(crate) fn check_log(collection: &Collection) -> Result<Result<Vec<LogEntry>, Flaw>> {
+    match read_log(collection.store()) {
+        Ok(log) => Ok(Ok(log)),
+        Err(failure) => flaw_of(failure, "log").map(Err),
+    }
 }
 
 /// A document that cannot be read because it is damaged is a flaw; anything else ends the check.
