@@ -1,3 +1,32 @@
 //! The `tidemark` command.
+//!
+//! [`args`] is what can be typed, [`verb`] has one file per verb, [`drive`] runs an
+//! operation with [`progress`] in front of it, [`output`] is what people and programs read,
+//! [`exit`] what scripts learn.
 
-fn main() {}
+use std::process::ExitCode;
+
+mod args;
+mod detach;
+mod drive;
+mod exit;
+mod output;
+mod place;
+mod progress;
+mod shell;
+mod signals;
+mod verb;
+
+fn main() -> ExitCode {
+    let cli = match output::usage::parse() {
+        Ok(cli) => cli,
+        Err(exit) => return exit.into(),
+    };
+    output::log::start(cli.log);
+    let output = output::Output::new(cli.json);
+    let exit = match verb::run(cli.verb, output) {
+        Ok(exit) => exit,
+        Err(error) => output.exit_error(&error),
+    };
+    exit.into()
+}

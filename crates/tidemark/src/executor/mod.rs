@@ -115,6 +115,13 @@ impl Stop {
     }
 }
 
+impl From<Arc<AtomicBool>> for Stop {
+    /// Asked as soon as somebody sets the flag, which a signal handler may do.
+    fn from(flag: Arc<AtomicBool>) -> Stop {
+        Stop(flag)
+    }
+}
+
 /// How a drive ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ended {

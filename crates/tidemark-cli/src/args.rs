@@ -1,0 +1,516 @@
+//! The command line: every verb, option and help text.
+//!
+//! [`Cli`] is what was typed. Values are parsed into the types of the library
+//! right here, so that a malformed one is a usage error with its option's name.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tidemark::collection::RestorePoint;
+use tidemark::database::embedded::DumpFormat;
+use tidemark::ids::TableName;
+use tidemark::operation::WINDOW_DEFAULT;
+use tidemark::restore::PlanKind;
+use tidemark::row::LogicalType;
+
+use crate::place::DatabaseUrl;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed
+  2    the command line or a file it names is wrong
+  3    done, with warnings
+  4    read back, the rows are not what the backup says
+  5    stopped; run the same command to carry on
+  10   no such collection, backup, table or operation
+  11   held by another process
+  13   the chain of backups is broken
+  14   something in the target is in the way
+  130  interrupted twice";
+
+/// What was typed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidemark",
+    version,
+    about = "Incremental backup and restore of sharded tables, with progress that survives",
+    long_about = "Incremental backup and restore of sharded tables, with progress that survives.\n\n\
+        A collection is a folder that holds backups: a full, and increments that hold what changed \
+        since. Any of them can be restored, shard by shard and in parallel. Every shard's position \
+        is stored together with its rows, so after a crash, a kill or a full disk the same command \
+        carries on where it was; and a restore is done only after its rows were read back and \
+        proven to be those of the backup.",
+    after_help = "Run `tidemark help VERB` for the options and examples of a verb.",
+    after_long_help = EXIT_CODES,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    subcommand_value_name = "VERB",
+    subcommand_help_heading = "Verbs"
+)]
+pub(crate) struct Cli {
+    /// Print JSON lines instead of text
+    ///
+    /// Every line is an object with `message_type`: `status` while work goes on, `error` for
+    /// trouble that is being dealt with, `summary` for the result, `exit_error` for what ended
+    /// the command. `percent_done` is a fraction from 0 to 1.
+    #[arg(long, global = true, display_order = 900)]
+    pub(crate) json: bool,
+
+    /// Log what happens inside, on standard error
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "TIDEMARK_LOG",
+        hide_env = true,
+        default_value = "warn",
+        hide_default_value = true,
+        display_order = 901
+    )]
+    pub(crate) log: LogLevel,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: VerbArgs,
+}
+
+/// How much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What went wrong.
+    Error,
+    /// What may matter.
+    Warn,
+    /// What happens.
+    Info,
+    /// Everything.
+    Debug,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum VerbArgs {
+    /// Load, dump and list tables of an embedded database
+    #[command(subcommand, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+    Db(DbArgs),
+
+    /// Take a full or incremental backup
+    Backup(BackupArgs),
+
+    /// List the backups of a collection
+    Backups(BackupsArgs),
+
+    /// Restore any point of a chain
+    Restore(RestoreArgs),
+
+    /// List, watch, pause, resume and cancel operations
+    #[command(subcommand, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+    #[command(long_about = "List, watch, pause, resume and cancel operations.\n\n\
+            Backups, restores and verifications are operations: they are recorded with a number \
+            before they begin, so any terminal can look at them and steer them. Restores are \
+            recorded in their target, backups beside their source, verifications in the state \
+            directory ($XDG_STATE_HOME/tidemark, or ~/.local/state/tidemark); `--state` of those \
+            commands puts them elsewhere.")]
+    Operation(OperationArgs),
+}
+
+/// Tables of an embedded database.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DbArgs {
+    /// Load a CSV file into a table
+    Load(LoadArgs),
+    /// Write the rows of a table in key order
+    Dump(DumpArgs),
+    /// List the tables
+    Tables(TablesArgs),
+}
+
+/// `db load`.
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Load a CSV file into a table, all of it or nothing.\n\n\
+        The file begins with a line of column names. A column gets a type only if every value \
+        prints back as it was, else it is text; `--type` decides otherwise. Nothing without \
+        quotes is NULL, \"\" is the empty text. A file with anything wrong in it is refused with \
+        file and line, and the table stays as it was. The database is made if it is not there.",
+    after_help = "Examples:\n  \
+        tidemark db load --db shop --table orders --key id orders.csv\n  \
+        tidemark db load --db shop --table orders --key id --sync orders-today.csv\n  \
+        tidemark db load --db shop --table items --key order_id,line --type code=text items.csv"
+)]
+pub(crate) struct LoadArgs {
+    /// Directory of the database; made if it is missing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) db: PathBuf,
+    /// Table to make, or with --sync to bring up to date
+    #[arg(long, value_name = "TABLE", value_parser = table_name)]
+    pub(crate) table: TableName,
+    /// Key columns in key order; with --sync those of the table if left out
+    #[arg(long, value_name = "COL[,COL]", value_delimiter = ',', required_unless_present = "sync")]
+    pub(crate) key: Vec<String>,
+    /// Make a table that exists equal to the file: rows and columns are added, changed, dropped
+    #[arg(long)]
+    pub(crate) sync: bool,
+    /// Shards of a new table [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) shards: Option<u32>,
+    /// Type of a column, instead of finding it out; may be given several times
+    #[arg(long = "type", value_name = "COL=TYPE", value_parser = column_type)]
+    pub(crate) types: Vec<(String, LogicalType)>,
+    /// The file
+    #[arg(value_name = "FILE.csv")]
+    pub(crate) file: PathBuf,
+}
+
+/// `db dump`.
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Write the rows of a table in key order, as they stood at one moment.\n\n\
+        Without --output the rows go to standard output; messages, also those of --json, then go \
+        to standard error. With --output the file appears when it is whole.",
+    after_help = "Examples:\n  \
+        tidemark db dump --db shop --table orders | head\n  \
+        tidemark db dump --db shop --table orders --format parquet --output orders.parquet"
+)]
+pub(crate) struct DumpArgs {
+    /// Directory of the database
+    #[arg(long, value_name = "DIR")]
+    pub(crate) db: PathBuf,
+    /// Table to write
+    #[arg(long, value_name = "TABLE", value_parser = table_name)]
+    pub(crate) table: TableName,
+    /// How rows are written
+    #[arg(long, value_name = "FORMAT", default_value = "csv", value_parser = dump_format())]
+    pub(crate) format: DumpFormat,
+    /// File to write, instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// `db tables`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  tidemark db tables --db shop")]
+pub(crate) struct TablesArgs {
+    /// Directory of the database
+    #[arg(long, value_name = "DIR")]
+    pub(crate) db: PathBuf,
+}
+
+/// `backup`.
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Take a full or incremental backup.\n\n\
+        The tables are read at one consistent cut. An increment holds what changed since the \
+        newest backup of the collection, and is taken only while the whole chain below it is \
+        there. The backup exists from the moment it is whole. Without --full and --incremental \
+        the first backup of a collection is a full and all others are increments.",
+    after_help = "Examples:\n  \
+        tidemark backup --source embedded:shop --to backups/shop --full\n  \
+        tidemark backup --source embedded:shop --to backups/shop --incremental\n  \
+        tidemark backup --source embedded:shop --to backups/shop --full --table 'orders*'"
+)]
+pub(crate) struct BackupArgs {
+    /// Database to back up, for example embedded:DIR
+    #[arg(long, value_name = "DATABASE")]
+    pub(crate) source: DatabaseUrl,
+    /// Collection to add to, a path or file:// URL; made if it is missing
+    #[arg(long = "to", value_name = "COLLECTION")]
+    pub(crate) collection: String,
+    /// Take every row
+    #[arg(long, conflicts_with = "incremental")]
+    pub(crate) full: bool,
+    /// Take what changed since the newest backup
+    #[arg(long)]
+    pub(crate) incremental: bool,
+    /// Only tables of that name or pattern; may be given several times
+    #[arg(long = "table", value_name = "GLOB")]
+    pub(crate) tables: Vec<String>,
+    #[command(flatten)]
+    pub(crate) drive: DriveArgs,
+}
+
+/// `backups`.
+#[derive(Args, Debug)]
+#[command(
+    long_about = "List the backups of a collection: chains, restore points, sizes, what changed.\n\n\
+        Any name, number or time in the list can be given to `restore --at`.",
+    after_help = "Example:\n  tidemark backups backups/shop"
+)]
+pub(crate) struct BackupsArgs {
+    /// Collection, a path or file:// URL
+    pub(crate) collection: String,
+}
+
+/// `restore`.
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Restore any point of a chain.\n\n\
+        Tables are built hidden, read back and compared with the backup, and then made visible \
+        all together. Cancelling leaves the target as it was. Interrupted, killed or stopped by a \
+        full disk, the same command carries on from where every shard was, at the restore point \
+        it resolved the first time.",
+    after_help = "Examples:\n  \
+        tidemark restore backups/shop --target embedded:copy\n  \
+        tidemark restore backups/shop --target embedded:shop --rename orders=orders_before\n  \
+        tidemark restore backups/shop --target embedded:copy --at 2026-01-31T09:30:00Z\n  \
+        tidemark restore backups/shop --target embedded:copy --continue\n  \
+        tidemark restore backups/shop --target embedded:copy --dry-run"
+)]
+pub(crate) struct RestoreArgs {
+    /// Collection, a path or file:// URL
+    pub(crate) collection: String,
+    /// Database to restore into, for example embedded:DIR; made if it is missing
+    #[arg(long, value_name = "DATABASE")]
+    pub(crate) target: DatabaseUrl,
+    /// Restore point: a backup's name or number, latest, or a time (the newest before it)
+    #[arg(long, value_name = "POINT", default_value = "latest", value_parser = restore_point)]
+    pub(crate) at: String,
+    /// Only tables of that name or pattern; may be given several times
+    #[arg(long = "table", value_name = "GLOB")]
+    pub(crate) tables: Vec<String>,
+    /// Restore table A under the name B; may be given several times
+    #[arg(long = "rename", value_name = "A=B", value_parser = rename)]
+    pub(crate) renames: Vec<(String, String)>,
+    /// Shards per table [default: by size]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) shards: Option<u32>,
+    /// One pass over the whole chain, or one step per backup [default: fold, for --continue
+    /// sequential]
+    #[arg(long, value_parser = plan_kind())]
+    pub(crate) plan: Option<PlanKind>,
+    /// Memory to use, for example 256MiB
+    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = byte_count)]
+    pub(crate) memory: u64,
+    /// Take the place of tables that exist, at the moment the new ones are published
+    #[arg(long, conflicts_with = "roll_forward")]
+    pub(crate) replace: bool,
+    /// Leave the result hidden, to be moved on with --continue
+    #[arg(long)]
+    pub(crate) hold: bool,
+    /// Move copies that were restored earlier on to the restore point
+    #[arg(long = "continue", conflicts_with = "shards")]
+    pub(crate) roll_forward: bool,
+    /// Print the plan and do nothing
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) dry_run: bool,
+    /// Work in the background; print the operation's number and return
+    #[arg(long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) drive: DriveArgs,
+}
+
+/// Options of every verb that drives an operation.
+#[derive(Args, Debug)]
+pub(crate) struct DriveArgs {
+    /// Shards worked at together; `operation set` changes it while it runs
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = WINDOW_DEFAULT,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub(crate) shards_in_flight: u32,
+    /// Directory that keeps the operation's state, instead of the usual place
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+}
+
+/// Operations.
+#[derive(Debug, Subcommand)]
+pub(crate) enum OperationArgs {
+    /// List operations
+    #[command(after_help = "Examples:\n  \
+        tidemark operation list --target embedded:copy\n  \
+        tidemark operation list --source embedded:shop")]
+    List(LocationArgs),
+    /// Show one operation: phase, shards, outcome
+    #[command(after_help = "Example:\n  tidemark operation get 7 --target embedded:copy")]
+    Get(OneArgs),
+    /// Follow the progress of an operation to its end; interrupting stops only the watching
+    Watch(OneArgs),
+    /// Wait until an operation ends or stands still, and exit with its code
+    Wait(OneArgs),
+    /// Ask the process that drives an operation to stop between two chunks
+    Pause(OneArgs),
+    /// Carry on with an operation that was paused, failed, or lost its process
+    Resume(ResumeArgs),
+    /// Undo an operation; the target is then as it was before
+    Cancel(OneArgs),
+    /// Remove the record of an operation that has ended
+    Forget(OneArgs),
+    /// Change how many shards are worked at together
+    #[command(after_help = "Example:\n  \
+        tidemark operation set 7 --shards-in-flight 2 --target embedded:copy")]
+    Set(SetArgs),
+}
+
+/// Which operation.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct OneArgs {
+    /// Number of the operation
+    #[arg(value_name = "ID")]
+    pub(crate) id: u64,
+    /// The number is the operation's txn, not its id
+    #[arg(long)]
+    pub(crate) txn: bool,
+    #[command(flatten)]
+    pub(crate) location: LocationArgs,
+}
+
+/// `operation resume`.
+#[derive(Args, Debug)]
+pub(crate) struct ResumeArgs {
+    #[command(flatten)]
+    pub(crate) one: OneArgs,
+    /// Leave the terminal's session; set by `restore --detach`.
+    #[arg(long, hide = true)]
+    pub(crate) own_session: bool,
+}
+
+/// `operation set`.
+#[derive(Args, Debug)]
+pub(crate) struct SetArgs {
+    #[command(flatten)]
+    pub(crate) one: OneArgs,
+    /// Shards worked at together
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) shards_in_flight: u32,
+}
+
+/// Where operations are recorded.
+#[derive(Args, Clone, Debug)]
+#[group(multiple = false)]
+pub(crate) struct LocationArgs {
+    /// Operations of the database that is restored into
+    #[arg(long, value_name = "DATABASE")]
+    pub(crate) target: Option<DatabaseUrl>,
+    /// Operations of the database that is backed up
+    #[arg(long, value_name = "DATABASE")]
+    pub(crate) source: Option<DatabaseUrl>,
+    /// Operations of that directory [default: $XDG_STATE_HOME/tidemark]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+}
+
+fn table_name(text: &str) -> Result<TableName, String> {
+    TableName::parse(text)
+}
+
+fn column_type(text: &str) -> Result<(String, LogicalType), String> {
+    let (column, name) = text
+        .rsplit_once('=')
+        .filter(|(column, _)| !column.is_empty())
+        .ok_or_else(|| "expected COLUMN=TYPE".to_owned())?;
+    let logical = LogicalType::from_name(name).ok_or_else(|| {
+        let names: Vec<&str> = LogicalType::ALL.iter().map(|logical| logical.name()).collect();
+        format!("`{name}` is not a type; there are {}", names.join(", "))
+    })?;
+    Ok((column.to_owned(), logical))
+}
+
+fn rename(text: &str) -> Result<(String, String), String> {
+    let (from, to) = text.split_once('=').ok_or_else(|| "expected A=B".to_owned())?;
+    TableName::parse(from)?;
+    TableName::parse(to)?;
+    Ok((from.to_owned(), to.to_owned()))
+}
+
+/// Refuses what is no restore point; it is kept as typed, because a resume compares it.
+fn restore_point(text: &str) -> Result<String, String> {
+    RestorePoint::parse(text).map(|_| text.to_owned()).map_err(|error| error.chain())
+}
+
+fn dump_format() -> impl clap::builder::TypedValueParser<Value = DumpFormat> {
+    named(&[("csv", DumpFormat::Csv), ("jsonl", DumpFormat::JsonLines)])
+}
+
+fn plan_kind() -> impl clap::builder::TypedValueParser<Value = PlanKind> {
+    named(&[("fold", PlanKind::Fold), ("sequential", PlanKind::Sequential)])
+}
+
+/// A parser that knows its values by name and lists them in the help.
+fn named<T: Copy + Send + Sync + 'static>(
+    values: &[(&'static str, T)],
+) -> impl clap::builder::TypedValueParser<Value = T> + use<T> {
+    use clap::builder::TypedValueParser;
+    let values = values.to_vec();
+    clap::builder::PossibleValuesParser::new(values.iter().map(|(name, _)| *name)).map(
+        move |text| {
+            let found = values.iter().find(|(name, _)| *name == text);
+            found.expect("clap let only the listed names through").1
+        },
+    )
+}
+
+/// Reads `1048576`, `512KiB`, `256MiB`, `2GiB` or `2GB`.
+fn byte_count(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        _ => return Err("expected a number of bytes such as 268435456 or 256MiB".to_owned()),
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "expected a number of bytes such as 268435456 or 256MiB".to_owned())?;
+    number.checked_mul(factor).filter(|bytes| *bytes > 0).ok_or_else(|| "out of range".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_fits_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn byte_counts_have_units_and_bounds() {
+        assert_eq!(byte_count("268435456"), Ok(256 << 20));
+        assert_eq!(byte_count("256MiB"), Ok(256 << 20));
+        assert_eq!(byte_count("2 gb"), Ok(2_000_000_000));
+        for text in ["", "0", "MiB", "-1", "1.5GiB", "1XB", "99999999999GiB"] {
+            assert!(byte_count(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_columns_type_is_behind_the_last_sign() {
+        assert_eq!(column_type("a=b=text"), Ok(("a=b".to_owned(), LogicalType::Text)));
+        assert!(column_type("a").is_err());
+        assert!(column_type("=text").is_err());
+        assert!(column_type("a=varchar").unwrap_err().contains("timestamp_tz"));
+    }
+
+    #[test]
+    fn options_that_contradict_each_other_are_refused() {
+        for line in [
+            "tidemark backup --source embedded:a --to b --full --incremental",
+            "tidemark restore c --target embedded:a --continue --replace",
+            "tidemark restore c --target embedded:a --continue --shards 3",
+            "tidemark restore c --target embedded:a --dry-run --detach",
+            "tidemark restore c --target embedded:a --shards-in-flight 0",
+            "tidemark operation list --target embedded:a --source embedded:a",
+            "tidemark operation list --target embedded:a --state b",
+            "tidemark restore c --target postgres://host/db",
+            "tidemark restore c --target elsewhere",
+            "tidemark restore c --target embedded:a --at yesterday",
+            "tidemark db load --db d --table t f.csv",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Driving an operation from the terminal: progress while it runs, a verdict at its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tidemark::catalog::{Catalog, OperationRecord, StoredState};
+use tidemark::env::Env;
+use tidemark::executor::{self, Ended, Intent, Job};
+use tidemark::ids::OperationId;
+use tidemark::operation::{Desired, PausedBy, Phase};
+use tidemark::{Error, Kind, Result};
+
+use crate::exit::{self, Exit};
+use crate::output::Output;
+use crate::output::operation::{self, EndView};
+use crate::place::Place;
+use crate::progress::Progress;
+use crate::{shell, signals};
+
+/// An operation that this process is to drive.
+pub(crate) struct Drive<'a> {
+    /// Where it is recorded.
+    pub(crate) place: &'a Place,
+    /// Which.
+    pub(crate) id: OperationId,
+    /// Its work.
+    pub(crate) job: &'a dyn Job,
+    /// Carry on, or cancel.
+    pub(crate) intent: Intent,
+    /// What people should know at the beginning.
+    pub(crate) notices: &'a [String],
+}
+
+/// Drives it until it ends or stands still, says how, and gives the code to exit with.
+///
+/// The first interrupt pauses it, the second ends the process at once with 130.
+///
+/// # Errors
+/// As [`executor::run`]; everything stays resumable.
+pub(crate) fn drive(drive: &Drive<'_>, env: &Arc<dyn Env>, output: Output) -> Result<Exit> {
+    let Drive { place, id, job, intent, notices } = *drive;
+    let record = place.catalog.operation(id)?;
+    let interrupted = signals::interrupt()?;
+    output.note(&format!("operation {id}: {}", record.title));
+    let name = format!("{} {id}", record.verb.name());
+    let mut progress = Progress::new(output, Arc::clone(env), &name, record.step_count);
+    notices.iter().for_each(|notice| progress.trouble(notice));
+    let ended = executor::run(&place.catalog, job, id, intent, &**env, &interrupted, &mut progress);
+    let elapsed = progress.elapsed();
+    progress.finish();
+    let ended = ended.map_err(|error| error.context(format!("{} {id}", record.verb.name())))?;
+    let stored = place.catalog.state(id)?;
+    Verdict { place, id, record: &record, stored: &stored, elapsed: Some(elapsed) }
+        .tell(&ended, intent, output)
+}
+
+/// How an operation that was recorded stands, if it stands still by what is recorded.
+///
+/// A pause is still to come to rest while a process holds the operation.
+pub(crate) fn ended_as_stored(stored: &StoredState) -> Option<Ended> {
+    match (&stored.state.phase, &stored.state.desired) {
+        (Phase::Done { .. }, _) => Some(Ended::Done { outcome: stored.outcome.clone() }),
+        (Phase::Cancelled { .. }, _) => Some(Ended::Cancelled),
+        (Phase::Failed { failure, .. }, _) => Some(Ended::Failed(failure.clone())),
+        (Phase::Working(_) | Phase::Reverting { .. }, Desired::Paused { by, why }) => {
+            Some(Ended::Paused { by: *by, why: why.clone() })
+        }
+        (Phase::Working(_) | Phase::Reverting { .. }, Desired::Run | Desired::Cancelled) => None,
+    }
+}
+
+/// What there is to say when an operation ended or stands still.
+pub(crate) struct Verdict<'a> {
+    /// Where it is recorded.
+    pub(crate) place: &'a Place,
+    /// Which.
+    pub(crate) id: OperationId,
+    /// What was asked.
+    pub(crate) record: &'a OperationRecord,
+    /// How it stands.
+    pub(crate) stored: &'a StoredState,
+    /// How long this command drove it; `None` for one that only looked.
+    pub(crate) elapsed: Option<Duration>,
+}
+
+impl Verdict<'_> {
+    /// Says it, and gives the code to exit with.
+    ///
+    /// # Errors
+    /// When standard output cannot be written.
+    pub(crate) fn tell(&self, ended: &Ended, intent: Intent, output: Output) -> Result<Exit> {
+        let Verdict { place, id, record, .. } = *self;
+        let name = format!("{} {id}", record.verb.name());
+        let resume = place.operation_command("resume", id);
+        match ended {
+            Ended::Done { outcome } => self.tell_done(outcome.as_deref(), output),
+            Ended::Cancelled if intent == Intent::Cancel => {
+                let view = self.view("cancelled", None);
+                let human = || format!("{name} is cancelled; {} is as it was\n", touched(record));
+                output.summary(record.verb.name(), &view, human)?;
+                Ok(Exit::Done)
+            }
+            Ended::Cancelled => {
+                let message = format!("{name} was cancelled; {} is as it was", touched(record));
+                Ok(output.exit_with(Exit::Failed, "cancelled", &message))
+            }
+            Ended::Failed(failure) => {
+                let message = format!(
+                    "{name} failed: {}; what was done is kept, and once the cause is mended `{resume}` \
+                     carries on; `{}` undoes it",
+                    failure.message,
+                    place.operation_command("cancel", id)
+                );
+                Ok(output.exit_with(exit::of_kind(failure.kind), failure.kind.name(), &message))
+            }
+            Ended::Paused { by, why } => {
+                let stopped = match by {
+                    PausedBy::Person => format!("{name} is paused ({why})"),
+                    PausedBy::Obstacle => format!("{name} stopped before an obstacle: {why}"),
+                };
+                let message = format!(
+                    "{stopped} at {}; nothing is lost, carry on with {}",
+                    self.stored.state.percent,
+                    self.ways_on(&resume)
+                );
+                Ok(output.exit_with(Exit::Stopped, "paused", &message))
+            }
+        }
+    }
+
+    /// The commands that carry on: the one that was typed, if it drove the operation.
+    fn ways_on(&self, resume: &str) -> String {
+        let this = shell::this_command();
+        if self.elapsed.is_none() || this.contains(" operation ") {
+            return format!("`{resume}`");
+        }
+        format!("the same command, `{this}`, or with `{resume}`")
+    }
+
+    fn tell_done(&self, outcome: Option<&str>, output: Output) -> Result<Exit> {
+        let outcome: Option<Value> = match outcome {
+            None => None,
+            Some(text) => Some(serde_json::from_str(text).map_err(|cause| {
+                let message = format!("the outcome of operation {} is malformed", self.id);
+                Error::with_source(Kind::Broken, message, cause)
+            })?),
+        };
+        let verdict = operation::verdict(self.record.verb, outcome.as_ref());
+        let view = self.view("done", outcome);
+        output.summary(self.record.verb.name(), &view, || {
+            operation::done_text(&view, self.record, &verdict)
+        })?;
+        if verdict.exit != Exit::Done && verdict.exit != Exit::Warnings {
+            let exit = output.exit_with(verdict.exit, verdict.kind, &verdict.message);
+            return Ok(exit);
+        }
+        Ok(verdict.exit)
+    }
+
+    fn view(&self, ended: &'static str, outcome: Option<Value>) -> EndView {
+        EndView::new(self.id, ended, self.record, self.stored, self.elapsed, outcome)
+    }
+}
+
+/// What a verb changes, for people.
+fn touched(record: &OperationRecord) -> &'static str {
+    match record.verb {
+        tidemark::catalog::Verb::Restore => "the target",
+        tidemark::catalog::Verb::Backup | tidemark::catalog::Verb::Verify => "the collection",
+    }
+}

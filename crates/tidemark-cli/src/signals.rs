@@ -1,0 +1,31 @@
+//! Interrupts: the first pauses, the second ends at once.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use tidemark::executor::Stop;
+use tidemark::{Error, Kind, Result};
+
+use crate::exit::Exit;
+
+/// What the first SIGINT or SIGTERM asks to stop; after the second the process is gone,
+/// with code 130, and everything that was durable stays.
+///
+/// # Errors
+/// [`Kind::Fatal`] when the operating system takes no handler.
+pub(crate) fn interrupt() -> Result<Stop> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // Handlers run in the order of registration: this one sees only what came before.
+        flag::register_conditional_shutdown(
+            signal,
+            i32::from(Exit::Interrupted.code()),
+            Arc::clone(&interrupted),
+        )
+        .and_then(|_| flag::register(signal, Arc::clone(&interrupted)))
+        .map_err(|cause| Error::with_source(Kind::Fatal, "catch interrupts", cause))?;
+    }
+    Ok(Stop::from(interrupted))
+}

@@ -1,0 +1,55 @@
+//! `backup`: a full or an increment, carried on by the same command.
+
+use std::sync::Arc;
+
+use tidemark::Result;
+use tidemark::backup::{BackupChoice, BackupOptions, BackupRequest, begin_backup};
+use tidemark::collection::{Collection, Store};
+use tidemark::executor::Intent;
+
+use crate::args::BackupArgs;
+use crate::drive::{Drive, drive};
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::place::{Place, absolute_collection, system};
+
+pub(crate) fn run(args: &BackupArgs, output: Output) -> Result<Exit> {
+    let env = system();
+    let source_shown = args.source.absolute()?;
+    let database = args.source.open(&env)?;
+    let collection_shown = absolute_collection(&args.collection)?;
+    let store = Store::open(&collection_shown)?;
+    let collection = if args.incremental {
+        // There is nothing in a new collection that an increment could build on.
+        Collection::open(store)?
+    } else {
+        Collection::open_or_create(store, &*env)?
+    };
+    let state = args.drive.state.as_deref();
+    let place = Place::of_database(&database, "--source", &source_shown, state, &env)?;
+    let options = BackupOptions {
+        kind: match (args.full, args.incremental) {
+            (true, _) => BackupChoice::Full,
+            (false, true) => BackupChoice::Incremental,
+            (false, false) => BackupChoice::Auto,
+        },
+        tables: args.tables.clone(),
+    };
+    let request = BackupRequest {
+        source: database,
+        source_shown: &source_shown.to_string(),
+        collection: Arc::new(collection),
+        collection_shown: &collection_shown,
+        options: &options,
+        window: args.drive.shards_in_flight,
+    };
+    let begun = begin_backup(&place.catalog, &request, Arc::clone(&env))?;
+    let work = Drive {
+        place: &place,
+        id: begun.id,
+        job: &begun.job,
+        intent: Intent::CarryOn,
+        notices: &begun.notices,
+    };
+    drive(&work, &env, output)
+}

@@ -1,0 +1,5 @@
+//! Tables of an embedded database.
+
+pub(crate) mod dump;
+pub(crate) mod load;
+pub(crate) mod tables;

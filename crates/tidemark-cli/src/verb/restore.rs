@@ -1,0 +1,119 @@
+//! `restore`: any point of a chain, carried on by the same command.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use tidemark::Result;
+use tidemark::catalog::Catalog;
+use tidemark::collection::{Collection, RestorePoint, Store};
+use tidemark::database::{ExistingTable, Target};
+use tidemark::env::Env;
+use tidemark::executor::Intent;
+use tidemark::ids::TableName;
+use tidemark::operation::{Request, WINDOW_DEFAULT};
+use tidemark::restore::plan::{ExistingTables, PlanInputs};
+use tidemark::restore::{RestoreOptions, RestorePlan, Room, Route, begin_restore, plan_restore};
+
+use crate::args::RestoreArgs;
+use crate::detach;
+use crate::drive::{Drive, drive};
+use crate::exit::Exit;
+use crate::output::Output;
+use crate::place::{Place, absolute_collection, system};
+
+pub(crate) fn run(args: &RestoreArgs, output: Output) -> Result<Exit> {
+    let env = system();
+    let shown = absolute_collection(&args.collection)?;
+    let collection = Arc::new(Collection::open(Store::open(&shown)?)?);
+    let options = options(args);
+    options.check()?;
+    if args.dry_run {
+        return dry_run(args, &collection, &options, &env, output);
+    }
+    let target_shown = args.target.absolute()?;
+    let database = args.target.open_or_create(&env)?;
+    let state = args.drive.state.as_deref();
+    let place = Place::of_database(&database, "--target", &target_shown, state, &env)?;
+    let window = args.drive.shards_in_flight;
+    let room = Room { window, memory_bytes: args.memory, scratch: database.scratch_dir() };
+    let target: Arc<dyn Target> = database;
+    let route = Route { collection: &shown, target: &target_shown.to_string() };
+    let begun = begin_restore(&place.catalog, target, collection, route, &options, &room, &*env)?;
+    if begun.is_resumed
+        && window != WINDOW_DEFAULT
+        && place.catalog.state(begun.id)?.state.window != window
+    {
+        // It may change; whoever drives the operation takes the request first.
+        place.catalog.steer(begun.id, &Request::Window(window))?;
+    }
+    if args.detach {
+        begun.notices.iter().for_each(|notice| output.trouble(notice));
+        return detach::start(&place, begun.id, &env, output);
+    }
+    let work = Drive {
+        place: &place,
+        id: begun.id,
+        job: &begun.job,
+        intent: Intent::CarryOn,
+        notices: &begun.notices,
+    };
+    drive(&work, &env, output)
+}
+
+fn options(args: &RestoreArgs) -> RestoreOptions {
+    RestoreOptions {
+        at: args.at.clone(),
+        tables: args.tables.clone(),
+        renames: args.renames.clone(),
+        shards: args.shards,
+        plan: args.plan,
+        replace: args.replace,
+        hold: args.hold,
+        roll_forward: args.roll_forward,
+    }
+}
+
+#[derive(Serialize)]
+struct PlanView<'a> {
+    plan: &'a RestorePlan,
+    total_rows: u64,
+    total_bytes: u64,
+    shards: u64,
+}
+
+fn dry_run(
+    args: &RestoreArgs,
+    collection: &Collection,
+    options: &RestoreOptions,
+    env: &Arc<dyn Env>,
+    output: Output,
+) -> Result<Exit> {
+    let (window, memory_bytes) = (args.drive.shards_in_flight, args.memory);
+    let plan = if args.target.is_missing() {
+        // The restore would make the database; a look at the plan does not.
+        let chain = &collection.chain(&RestorePoint::parse(&options.at)?)?;
+        let existing = &NothingThere;
+        let collection = collection.id();
+        let inputs = PlanInputs { collection, chain, options, existing, window, memory_bytes };
+        RestorePlan::new(&inputs)?
+    } else {
+        let database = args.target.open(env)?;
+        let room = Room { window, memory_bytes, scratch: database.scratch_dir() };
+        plan_restore(&*database, collection, options, &room)?
+    };
+    let total = plan.planned().total();
+    let shards = plan.steps.iter().map(|step| step.shards.len() as u64).sum();
+    let view = PlanView { plan: &plan, total_rows: total.rows, total_bytes: total.bytes, shards };
+    output.summary("restore plan", &view, || format!("{plan}nothing was done\n"))?;
+    Ok(Exit::Done)
+}
+
+/// A database that does not exist yet.
+#[derive(Debug)]
+struct NothingThere;
+
+impl ExistingTables for NothingThere {
+    fn existing(&self, _: &TableName) -> Result<Option<ExistingTable>> {
+        Ok(None)
+    }
+}
