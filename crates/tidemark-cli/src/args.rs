@@ -93,6 +93,9 @@ pub(crate) enum LogLevel {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum VerbArgs {
+    /// Watch the whole job: load, back up, drop, restore, kill, resume, prove
+    Demo(DemoArgs),
+
     /// Load, dump and list tables of an embedded database
     #[command(subcommand, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
     Db(DbArgs),
@@ -115,6 +118,34 @@ pub(crate) enum VerbArgs {
             directory ($XDG_STATE_HOME/tidemark, or ~/.local/state/tidemark); `--state` of those \
             commands puts them elsewhere.")]
     Operation(OperationArgs),
+}
+
+/// `demo`.
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Watch the whole job.\n\n\
+        Backs up every published revision of the list of S&P 500 companies and restores three of \
+        its 181 restore points; then grows a table, backs it up as a full and increments, drops \
+        it, restores it, kills that restore half-way with SIGKILL, carries on, and prints what \
+        was compared. Needs about three times the size of the table in the folder it works in.",
+    after_help = "Example:\n  tidemark demo --rows 500000"
+)]
+pub(crate) struct DemoArgs {
+    /// Rows of the table that grows
+    #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
+    pub(crate) rows: u64,
+    /// Increments of the table that grows
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) increments: u32,
+    /// Folder to work in, new or empty; a temporary one if left out
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// Folder with the published revisions; the example data if left out
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Leave the folder there at the end
+    #[arg(long)]
+    pub(crate) keep: bool,
 }
 
 /// Tables of an embedded database.

@@ -9,6 +9,7 @@ use crate::output::Output;
 mod backup;
 mod backups;
 mod db;
+mod demo;
 mod operation;
 mod restore;
 
@@ -24,6 +25,7 @@ pub(crate) fn run(verb: VerbArgs, output: Output) -> Result<Exit> {
         VerbArgs::Backup(args) => backup::run(&args, output),
         VerbArgs::Backups(args) => backups::run(&args, output),
         VerbArgs::Restore(args) => restore::run(&args, output),
+        VerbArgs::Demo(args) => demo::run(&args, output),
         VerbArgs::Operation(verb) => match verb {
             OperationArgs::List(args) => operation::list::run(&args, output),
             OperationArgs::Get(args) => operation::get::run(&args, output),
