@@ -24,8 +24,8 @@ use crate::operation::{
 const LOOK_AROUND: Duration = Duration::from_millis(100);
 /// Time between two renewals of the lease.
 const RENEW: Duration = Duration::from_secs(2);
-/// Time between two writes of the copies that people look at.
-const TICK: Duration = Duration::from_secs(1);
+/// Time between two writes of what people look at; five small commits a second.
+const TICK: Duration = Duration::from_millis(200);
 /// Answers that one commit takes in; more wait for the next, so that the lease is renewed.
 const ANSWERS_MAX: usize = 4096;
 /// Shards up to which progress is broken down by table.

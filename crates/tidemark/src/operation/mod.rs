@@ -54,7 +54,8 @@ pub struct State {
     pub planned: Planned,
     /// Work of the steps that are finished.
     pub finished: Work,
-    /// The greatest percentage ever shown; it never turns back.
+    /// The greatest percentage ever shown; it never turns back. It rises only in transitions
+    /// that are made durable, so that no restart shows less than was seen before.
     pub percent: Percent,
 }
 
@@ -282,14 +283,12 @@ impl Operation {
                     && *awaited == ticket
                 {
                     *done = bytes;
-                    self.raise_percent();
                 }
                 return Ok(transition);
             }
             Event::ShardAdvanced { ticket, done, last_key } => {
                 if self.is_running(&ticket) {
                     self.shards.advance(ticket.shard, done, last_key, moment.now);
-                    self.raise_percent();
                 }
                 return Ok(transition);
             }
@@ -318,7 +317,9 @@ impl Operation {
             Event::Tick => self.tick(moment, &mut transition),
         }
         self.settle(moment, &mut transition);
-        self.raise_percent();
+        if transition.changed {
+            self.state.percent = self.percent_reached();
+        }
         Ok(transition)
     }
 
@@ -532,7 +533,7 @@ impl Operation {
         }
     }
 
-    /// Gives up silent attempts and writes the copies that people look at.
+    /// Gives up silent attempts and writes what people look at: copies of marks, the percentage.
     fn tick(&mut self, moment: Moment, transition: &mut Transition) {
         let silence_max = self.policy.silence_max;
         let silent: Vec<ShardIdx> = self
@@ -551,6 +552,7 @@ impl Operation {
                 self.record(shard, transition);
             }
         }
+        transition.changed |= self.percent_reached() > self.state.percent;
     }
 
     /// Leaves finished steps, turns to what people want, asks for what is due.
@@ -658,7 +660,7 @@ impl Operation {
         }
     }
 
-    fn raise_percent(&mut self) {
+    fn percent_reached(&self) -> Percent {
         let now = match self.state.phase {
             Phase::Done { .. } => Percent::WHOLE,
             Phase::Working(_)
@@ -666,7 +668,7 @@ impl Operation {
             | Phase::Reverting { .. }
             | Phase::Cancelled { .. } => self.state.planned.percent(self.done()),
         };
-        self.state.percent = self.state.percent.max(now);
+        self.state.percent.max(now)
     }
 
     fn is_awaited(&self, ticket: &TaskTicket) -> bool {

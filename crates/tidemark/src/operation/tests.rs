@@ -191,6 +191,8 @@ struct World {
     rng: u64,
     now: u64,
     operation: Operation,
+    /// The catalog's copy of the state: what a restart finds.
+    committed: State,
     todo: Vec<Effect>,
     sent: Vec<Event>,
     /// The catalog's copy of the shards: what a restart finds.
@@ -210,6 +212,7 @@ impl World {
             rng: seed,
             now: 1,
             operation: operation(Phase::FIRST, shards, steps),
+            committed: State::new(planned(steps, shards), 2),
             todo: Vec::new(),
             sent: Vec::new(),
             stored: BTreeMap::new(),
@@ -232,7 +235,7 @@ impl World {
     }
 
     fn restart(&mut self) {
-        let state = self.operation.state().clone();
+        let state = self.committed.clone();
         let step = state.phase.step();
         let has_shards = state.phase.has_shards();
         let weights = if has_shards { self.weights.clone() } else { Vec::new() };
@@ -279,6 +282,9 @@ impl World {
     }
 
     fn accept(&mut self, transition: Transition) {
+        if transition.changed {
+            self.committed = self.operation.state().clone();
+        }
         match transition.changes.removed {
             Removed::Nothing => {}
             Removed::Step(step) => self.stored.retain(|(of, _), _| *of != step),
@@ -334,6 +340,12 @@ impl World {
             },
             Effect::RunTask(ticket) if self.below(8) == 0 => {
                 Event::TaskFailed { ticket, failure: failure(Kind::Transient) }
+            }
+            Effect::RunTask(ticket)
+                if matches!(ticket.task, Task::Prove { .. }) && self.below(3) == 0 =>
+            {
+                self.todo.push(effect);
+                Event::TaskAdvanced { ticket, bytes: 30 }
             }
             Effect::RunTask(ticket) => {
                 let outcome = match ticket.task {
