@@ -12,8 +12,8 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::ids::OperationId;
 use crate::operation::{
-    Changes, Effect, Event, Moment, Operation, Phase, Refusal, Removed, Request, RetryPolicy,
-    Working,
+    ApplyStage, Changes, Effect, Event, Moment, Operation, Phase, Refusal, Removed, Request,
+    RetryPolicy, Working,
 };
 
 /// One operation under one hold.
@@ -46,7 +46,11 @@ impl<'a> Driver<'a> {
         policy: RetryPolicy,
     ) -> Result<(Driver<'a>, Recovered)> {
         let record = catalog.operation(id)?;
-        let stored = catalog.state(id)?.state;
+        let stored = catalog.state(id)?;
+        if let Some(outcome) = &stored.outcome {
+            job.recall(outcome)?;
+        }
+        let stored = stored.state;
         let mut recovered = Recovered::AsStored;
         let step = if stored.phase.has_shards() { stored.phase.step() } else { None };
         let (planned, shards) = match step.map(|step| Ok((step, job.resume_step(step)?))) {
@@ -137,8 +141,16 @@ impl<'a> Driver<'a> {
 
     fn commit(&mut self, changes: &Changes, seen: Option<u64>) -> Result<()> {
         let state = self.operation.state();
-        let outcome =
-            if matches!(state.phase, Phase::Done { .. }) { self.job.outcome() } else { None };
+        // What was proven is written before anything is published: afterwards nothing of it
+        // could be read back, and a process that comes after a crash must still tell it.
+        let outcome = match state.phase {
+            Phase::Working(Working::Applying { stage: ApplyStage::Publishing, .. })
+            | Phase::Done { .. } => self.job.outcome(),
+            Phase::Working(_)
+            | Phase::Failed { .. }
+            | Phase::Reverting { .. }
+            | Phase::Cancelled { .. } => None,
+        };
         failpoint::hit("catalog.before_commit");
         self.hold.commit(&Commit { state, changes, seen, outcome: outcome.as_deref() })?;
         failpoint::hit("catalog.after_commit");

@@ -61,8 +61,19 @@ pub trait Job: Debug + Send + Sync {
     /// Position in [`tables`](Self::tables) of the table that a shard belongs to.
     fn table_of(&self, step: StepIdx, shard: ShardIdx) -> Option<usize>;
 
-    /// What the verb has to say at its end, JSON; kept with the operation.
+    /// What the verb has to say, JSON; kept with the operation from the moment that publishing
+    /// begins, and again at its end.
     fn outcome(&self) -> Option<String>;
+
+    /// Takes what an earlier process said as [`outcome`](Self::outcome), before anything else
+    /// is asked; nothing by default.
+    ///
+    /// # Errors
+    /// [`Kind::Broken`](crate::Kind::Broken) for text that is no outcome of this verb.
+    fn recall(&self, outcome: &str) -> Result<()> {
+        let _ = outcome;
+        Ok(())
+    }
 }
 
 /// What a restart finds of a step that was accepted.

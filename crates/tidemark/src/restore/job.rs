@@ -468,4 +468,12 @@ impl Job for RestoreJob {
         };
         Some(serde_json::to_string(&outcome).expect("an outcome is plain data"))
     }
+
+    fn recall(&self, outcome: &str) -> Result<()> {
+        let recalled: RestoreOutcome = serde_json::from_str(outcome).map_err(|cause| {
+            Error::with_source(Kind::Broken, "read what the restore proved before", cause)
+        })?;
+        *self.proofs.lock().unwrap_or_else(PoisonError::into_inner) = recalled.tables;
+        Ok(())
+    }
 }
