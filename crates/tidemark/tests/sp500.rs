@@ -19,34 +19,53 @@ fn by_key(file: &Path) -> Vec<u8> {
     lines.flat_map(|line| [line, "\n"]).collect::<String>().into_bytes()
 }
 
-fn every_point_equals_its_file(plan: PlanKind) {
+/// Restores every point into one target and compares each with its file.
+fn every_point_equals_its_file(plan: PlanKind, shards: u32) {
     let files = data("sp500");
     let (Chain { folder, points }, collection) = sp500(0..files.len());
     assert_eq!(points.len(), 181);
-    for shards in [1, 3, 16] {
-        let target = database(&folder.path().join(format!("target-{shards}")));
-        for (at, ((directory, _), file)) in points.iter().zip(&files).enumerate() {
-            let options = RestoreOptions {
-                at: directory.clone(),
-                plan: Some(plan),
-                shards: Some(shards),
-                replace: true,
-                ..RestoreOptions::default()
-            };
-            restore_done(&target, &collection, &options);
-            let found = dump(&target, "sp500");
-            let shown = file.display();
-            assert!(found == by_key(file), "point {at} in {shards} shards differs from {shown}");
-        }
+    let target = database(&folder.path().join("target"));
+    for (at, ((directory, _), file)) in points.iter().zip(&files).enumerate() {
+        let options = RestoreOptions {
+            at: directory.clone(),
+            plan: Some(plan),
+            shards: Some(shards),
+            replace: true,
+            ..RestoreOptions::default()
+        };
+        restore_done(&target, &collection, &options);
+        let found = dump(&target, "sp500");
+        let shown = file.display();
+        assert!(found == by_key(file), "point {at} in {shards} shards differs from {shown}");
     }
 }
 
 #[test]
-fn every_point_folded_into_1_3_and_16_shards_equals_its_file() {
-    every_point_equals_its_file(PlanKind::Fold);
+fn every_point_folded_into_1_shard_equals_its_file() {
+    every_point_equals_its_file(PlanKind::Fold, 1);
 }
 
 #[test]
-fn every_point_applied_step_by_step_to_1_3_and_16_shards_equals_its_file() {
-    every_point_equals_its_file(PlanKind::Sequential);
+fn every_point_folded_into_3_shards_equals_its_file() {
+    every_point_equals_its_file(PlanKind::Fold, 3);
+}
+
+#[test]
+fn every_point_folded_into_16_shards_equals_its_file() {
+    every_point_equals_its_file(PlanKind::Fold, 16);
+}
+
+#[test]
+fn every_point_applied_step_by_step_to_1_shard_equals_its_file() {
+    every_point_equals_its_file(PlanKind::Sequential, 1);
+}
+
+#[test]
+fn every_point_applied_step_by_step_to_3_shards_equals_its_file() {
+    every_point_equals_its_file(PlanKind::Sequential, 3);
+}
+
+#[test]
+fn every_point_applied_step_by_step_to_16_shards_equals_its_file() {
+    every_point_equals_its_file(PlanKind::Sequential, 16);
 }

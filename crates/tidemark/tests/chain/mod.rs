@@ -127,10 +127,20 @@ pub fn data(folder: &str) -> Vec<PathBuf> {
     files
 }
 
+/// A fresh folder, in memory where the system has such a place.
+///
+/// These tests restore hundreds of points step by step, and none of them ends the machine:
+/// waiting for a disk to sync each of some hundred thousand commits would tell nothing.
+pub fn folder() -> tempfile::TempDir {
+    let in_memory = Path::new("/dev/shm");
+    let place = if in_memory.is_dir() { in_memory.to_owned() } else { std::env::temp_dir() };
+    tempfile::Builder::new().prefix("tidemark-").tempdir_in(place).unwrap()
+}
+
 /// The published revisions of the S&P 500 list: one full and 180 increments, two schema changes.
 pub fn sp500(revisions: impl Iterator<Item = usize>) -> (Chain, Arc<Collection>) {
     let files = data("sp500");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let source = database(&folder.path().join("source"));
     let store = Store::open(folder.path().join("collection").to_str().unwrap()).unwrap();
     let collection = Arc::new(Collection::open_or_create(store, &SystemEnv).unwrap());
