@@ -94,6 +94,11 @@ impl Verdict<'_> {
         let name = format!("{} {id}", record.verb.name());
         let resume = place.operation_command("resume", id);
         match ended {
+            Ended::Done { .. } if intent == Intent::Cancel => {
+                let message =
+                    format!("{name} was published before it could be cancelled: it is done");
+                Ok(output.exit_with(Exit::Failed, "point_of_no_return", &message))
+            }
             Ended::Done { outcome } => self.tell_done(outcome.as_deref(), output),
             Ended::Cancelled if intent == Intent::Cancel => {
                 let view = self.view("cancelled", None);

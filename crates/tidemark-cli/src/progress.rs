@@ -148,6 +148,10 @@ impl Observer for Progress {
         });
     }
 
+    fn window_bounded(&mut self, window: u32) {
+        self.trouble(&format!("{window} shards at once is what fits the memory of the plan"));
+    }
+
     fn waiting_for_holder(&mut self, pid: u32, seconds: u64) {
         if !std::mem::replace(&mut self.has_told_holder, true) {
             self.trouble(&format!(

@@ -5,6 +5,7 @@
 //! its death releases, and a lease on the machine's boot clock, which its silence
 //! lets run out.
 
+use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,10 @@ const LEASE: Duration = Duration::from_secs(15);
 
 /// How long a command waits for another process that is writing.
 const WRITE_WAIT: Duration = Duration::from_secs(10);
+
+/// How long a driver waits beyond that: a command that is frozen while it writes must not end
+/// the work of hours. Nobody can take the operation meanwhile, since nobody can write.
+const HOLDER_WAIT: Duration = Duration::from_secs(600);
 
 /// Named databases of the catalog, besides those of the database it lives in.
 const DATABASE_NAMES: [&str; 9] = [
@@ -119,6 +124,17 @@ impl LmdbCatalog {
 impl Inner {
     fn write(&self) -> Result<WriteTxn<'_>> {
         self.environment.write(&*self.env, WRITE_WAIT)
+    }
+
+    /// A transaction of whoever drives an operation.
+    fn write_as_holder(&self) -> Result<WriteTxn<'_>> {
+        match self.write() {
+            Err(error) if error.kind() == Kind::Held => {
+                tracing::warn!(%error, "the operation waits to be recorded");
+                self.environment.write(&*self.env, HOLDER_WAIT)
+            }
+            opened => opened,
+        }
     }
 
     fn get<'t>(
@@ -309,6 +325,16 @@ impl Catalog for LmdbCatalog {
         self.0.holding(id, record)
     }
 
+    fn taking(&self, id: OperationId) -> Result<Box<dyn Debug>> {
+        let path = self.0.locks.join(format!("operation-{id}-taking.lock"));
+        let wait = Duration::ZERO;
+        let lock = FileLock::acquire(&path, LockMode::Exclusive, &*self.0.env, wait);
+        let lock = lock.map_err(|error| {
+            error.context(format!("operation {id} is being taken over by another process"))
+        })?;
+        Ok(Box::new(lock))
+    }
+
     fn hold(&self, id: OperationId, epoch: Epoch) -> Result<Box<dyn Hold>> {
         let inner = &self.0;
         let before = {
@@ -446,7 +472,7 @@ impl Hold for LmdbHold {
 
     fn commit(&mut self, commit: &Commit<'_>) -> Result<()> {
         let inner = &self.inner;
-        let mut txn = inner.write()?;
+        let mut txn = inner.write_as_holder()?;
         self.check_current(&txn)?;
         let mut stored = StoredState::decode(inner.require(inner.state, &txn, self.id)?)?;
         if stored.version != self.version {
@@ -487,7 +513,7 @@ impl Hold for LmdbHold {
 
     fn renew(&mut self) -> Result<()> {
         let inner = &self.inner;
-        let mut txn = inner.write()?;
+        let mut txn = inner.write_as_holder()?;
         self.check_current(&txn)?;
         inner.put(inner.holder, &mut txn, &key(self.id), &inner.lease(self.epoch).encode())?;
         txn.commit()

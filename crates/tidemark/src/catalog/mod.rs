@@ -65,6 +65,13 @@ pub trait Catalog: Debug + Send + Sync {
     /// Who holds the operation and whether they can still act.
     fn holder(&self, id: OperationId) -> Result<Holding>;
 
+    /// Keeps other processes from taking the operation until the value is dropped or its
+    /// process dies: whoever takes it raises the fence of its rows before it holds it here.
+    ///
+    /// # Errors
+    /// [`Kind::Held`](crate::Kind::Held) while another process is taking it.
+    fn taking(&self, id: OperationId) -> Result<Box<dyn Debug>>;
+
     /// Takes the operation for `epoch`, which is greater than every earlier one.
     ///
     /// At once when nobody holds it or the holder is dead, else only after its lease.

@@ -2,7 +2,7 @@
 //! increments are first merged into local sorted runs.
 //!
 //! [`plan_runs`] is pure: from what each link costs to hold open it plans a tree of
-//! merges, so that no merge and not the final fold exceed the budget. [`write_run`]
+//! merges, so that no merge and not the final fold exceed the budget. [`RunWriter`]
 //! does one merge; its outcome is on disk, found again by [`open_run`] after a restart.
 //!
 //! A run is an increment's part like any other, so the final fold reads it the same way.
@@ -19,7 +19,7 @@ use crate::collection::manifest::PartEntry;
 use crate::collection::part::{PartKind, PartOptions, PartWriter};
 use crate::database::LinkTally;
 use crate::error::{Error, Kind, Result};
-use crate::ids::{LinkIdx, TableId};
+use crate::ids::{Attempt, LinkIdx, TableId};
 use crate::row::{RowBatch, RowStream, Schema};
 
 /// Compressed bytes of a run's row group: smaller than a backup's, since the writer shares
@@ -237,16 +237,115 @@ pub struct SortedRun {
     pub part: Option<PartEntry>,
 }
 
-/// Merges `links`, oldest first, into a run at `path`, with rows under `schema`.
+/// Merges links, oldest first, into a run, with rows under one schema, batch by batch.
 ///
-/// `on_batch` is told after every batch how much was consumed of each link; its error ends
-/// the merge. The run is durable on return: the part first, then its description beside it
-/// (`<path>.json`), each written under another name, synced and renamed. A crash leaves files
-/// that [`open_run`] does not accept and the next call overwrites.
+/// The run is durable when [`finish`](Self::finish) returns: the part first, then its
+/// description beside it (`<path>.json`), each written under another name, synced and renamed.
+/// A crash leaves files that [`open_run`] does not accept and a later attempt replaces.
+pub struct RunWriter<'a> {
+    fold: Fold<'a>,
+    batch: RowBatch,
+    writer: Option<PartWriter<BufWriter<File>>>,
+    schema: &'a Schema,
+    digest_id: TableId,
+    path: PathBuf,
+    /// Told apart by the attempt, so that one that was given up disturbs no later one.
+    partial: String,
+}
+
+impl<'a> RunWriter<'a> {
+    /// Attempt number `attempt` of merging `links` into a run at `path`.
+    pub fn new(
+        links: Vec<Box<dyn RowStream + 'a>>,
+        schema: &'a Schema,
+        digest_id: TableId,
+        path: &Path,
+        attempt: Attempt,
+    ) -> RunWriter<'a> {
+        RunWriter {
+            fold: Fold::new(links, FoldOptions::new(FoldMode::ToIncrement)),
+            batch: RowBatch::new(),
+            writer: None,
+            schema,
+            digest_id,
+            path: path.to_owned(),
+            partial: format!(".{attempt}.partial"),
+        }
+    }
+
+    /// Merges one more batch; `false` when there was nothing left.
+    ///
+    /// # Errors
+    /// Those of the links; the kinds of [`Error::io`]: [`Kind::Blocked`] for a full disk.
+    pub fn advance(&mut self) -> Result<bool> {
+        if !self.fold.next_batch(&mut self.batch)? {
+            return Ok(false);
+        }
+        let doing = |what: &str| format!("{what} the sorted run {}", self.path.display());
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => {
+                let file = File::create(beside(&self.path, &self.partial))
+                    .map_err(|cause| Error::io(doing("create"), cause))?;
+                let options = PartOptions {
+                    group_bytes_max: RUN_GROUP_BYTES_MAX,
+                    ..PartOptions::new(self.digest_id)
+                };
+                let out = BufWriter::new(file);
+                let writer = PartWriter::new(out, self.schema, PartKind::Increment, options)?;
+                self.writer.insert(writer)
+            }
+        };
+        writer.write(&self.batch).map_err(|error| error.context(doing("write")))?;
+        Ok(true)
+    }
+
+    /// How much was consumed of each link.
+    pub fn tallies(&self) -> &[LinkTally] {
+        self.fold.tallies()
+    }
+
+    /// Makes the run durable, once [`advance`](Self::advance) has found nothing left.
+    ///
+    /// # Errors
+    /// The kinds of [`Error::io`]: [`Kind::Blocked`] for a full disk.
+    pub fn finish(self) -> Result<SortedRun> {
+        let path = &*self.path;
+        let doing = |what: &str| format!("{what} the sorted run {}", path.display());
+        let part = match self.writer {
+            None => None,
+            Some(writer) => {
+                let finished = writer.finish().map_err(|error| error.context(doing("finish")))?;
+                let (out, summary) = finished;
+                let file = out
+                    .into_inner()
+                    .map_err(|error| Error::io(doing("finish"), error.into_error()))?;
+                settle(&file, &beside(path, &self.partial), path)
+                    .map_err(|cause| Error::io(doing("finish"), cause))?;
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                Some(summary.into_entry(name))
+            }
+        };
+        let run = SortedRun { part };
+        write_description(&run, path, &self.partial)
+            .map_err(|cause| Error::io(doing("describe"), cause))?;
+        Ok(run)
+    }
+}
+
+impl std::fmt::Debug for RunWriter<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunWriter").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// Merges `links` with a [`RunWriter`], all at once.
+///
+/// `on_batch` is told after every batch how much was consumed of each link; its error ends the
+/// merge.
 ///
 /// # Errors
-/// Those of the links and of `on_batch`; the kinds of [`Error::io`]: [`Kind::Blocked`] for a
-/// full disk.
+/// As [`RunWriter`]'s, and those of `on_batch`.
 pub fn write_run(
     links: Vec<Box<dyn RowStream + '_>>,
     schema: &Schema,
@@ -254,38 +353,12 @@ pub fn write_run(
     path: &Path,
     on_batch: &mut dyn FnMut(&[LinkTally]) -> Result<()>,
 ) -> Result<SortedRun> {
-    let doing = |what: &str| format!("{what} the sorted run {}", path.display());
-    let mut fold = Fold::new(links, FoldOptions::new(FoldMode::ToIncrement));
-    let mut batch = RowBatch::new();
-    let mut writer = None;
-    let partial = beside(path, ".partial");
-    while fold.next_batch(&mut batch)? {
-        if writer.is_none() {
-            let file = File::create(&partial).map_err(|cause| Error::io(doing("create"), cause))?;
-            let options =
-                PartOptions { group_bytes_max: RUN_GROUP_BYTES_MAX, ..PartOptions::new(digest_id) };
-            let out = BufWriter::new(file);
-            writer = Some(PartWriter::new(out, schema, PartKind::Increment, options)?);
-        }
-        let writer = writer.as_mut().expect("it was made with the first batch");
-        writer.write(&batch).map_err(|error| error.context(doing("write")))?;
-        on_batch(fold.tallies())?;
+    let mut writer = RunWriter::new(links, schema, digest_id, path, Attempt(1));
+    while writer.advance()? {
+        on_batch(writer.tallies())?;
     }
-    on_batch(fold.tallies())?;
-    let part = match writer {
-        None => None,
-        Some(writer) => {
-            let (out, summary) = writer.finish().map_err(|error| error.context(doing("finish")))?;
-            let file =
-                out.into_inner().map_err(|error| Error::io(doing("finish"), error.into_error()))?;
-            settle(&file, &partial, path).map_err(|cause| Error::io(doing("finish"), cause))?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            Some(summary.into_entry(name))
-        }
-    };
-    let run = SortedRun { part };
-    write_description(&run, path).map_err(|cause| Error::io(doing("describe"), cause))?;
-    Ok(run)
+    on_batch(writer.tallies())?;
+    writer.finish()
 }
 
 /// The run at `path`, if it was finished and its bytes are those that were written.
@@ -330,8 +403,9 @@ fn hash(mut file: File) -> io::Result<(u64, String)> {
     }
 }
 
-fn write_description(run: &SortedRun, path: &Path) -> io::Result<()> {
-    let (partial, description) = (beside(path, ".json.partial"), beside(path, ".json"));
+fn write_description(run: &SortedRun, path: &Path, partial: &str) -> io::Result<()> {
+    let description = beside(path, ".json");
+    let partial = beside(&description, partial);
     let mut file = File::create(&partial)?;
     file.write_all(&serde_json::to_vec(run)?)?;
     settle(&file, &partial, &description)

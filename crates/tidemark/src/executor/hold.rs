@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Job, Observer};
+use super::{Intent, Job, Observer};
 use crate::catalog::{Catalog, Hold, Holding};
 use crate::database::Fence;
 use crate::env::Env;
@@ -23,13 +23,22 @@ pub(super) fn take(
     catalog: &dyn Catalog,
     job: &dyn Job,
     id: OperationId,
+    intent: Intent,
     env: &dyn Env,
     observer: &mut dyn Observer,
 ) -> Result<Box<dyn Hold>> {
+    // Of two that take it at once, the loser must not fence the winner.
+    let _taking = catalog.taking(id)?;
     await_free(catalog, id, env, observer)?;
     let epoch = job.allocate_epoch()?;
-    let phase = catalog.state(id)?.state.phase;
-    job.claim(Fence { operation: id, epoch }, &phase)?;
+    match intent {
+        Intent::CarryOn => {
+            let phase = catalog.state(id)?.state.phase;
+            job.claim(Fence { operation: id, epoch }, &phase)?;
+        }
+        // Discarding raises the fence itself, also where shards are damaged.
+        Intent::Cancel => {}
+    }
     catalog.hold(id, epoch)
 }
 

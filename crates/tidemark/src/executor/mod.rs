@@ -12,6 +12,7 @@ pub mod begin;
 pub mod commit;
 mod hold;
 mod run;
+mod undo;
 
 #[cfg(test)]
 mod tests;
@@ -24,10 +25,11 @@ use crate::database::Fence;
 use crate::error::Result;
 use crate::ids::{Epoch, ShardIdx, StepIdx, TableName};
 use crate::operation::{
-    Failure, Operation, PausedBy, Phase, Refusal, TaskOutcome, TaskTicket, Ticket, Work,
+    Failure, Operation, PausedBy, Phase, Refusal, TaskOutcome, TaskTicket, Ticket, WINDOW_MAX, Work,
 };
 
 pub use run::{Intent, run};
+pub use undo::Undo;
 
 /// The work of one verb, behind the machine's tasks and shards.
 ///
@@ -60,6 +62,11 @@ pub trait Job: Debug + Send + Sync {
 
     /// Position in [`tables`](Self::tables) of the table that a shard belongs to.
     fn table_of(&self, step: StepIdx, shard: ShardIdx) -> Option<usize>;
+
+    /// Shards that may run at once, whatever is asked for: more would not fit the memory.
+    fn window_max(&self) -> u32 {
+        WINDOW_MAX
+    }
 
     /// What the verb has to say, JSON; kept with the operation from the moment that publishing
     /// begins, and again at its end.
@@ -162,6 +169,9 @@ pub trait Observer: Send {
     /// Somebody's request was refused.
     fn refused(&mut self, refusal: Refusal);
 
+    /// More shards at once were asked for than fit; `window` is what was taken.
+    fn window_bounded(&mut self, window: u32);
+
     /// Somebody else holds the operation; its lease runs for `seconds` more.
     fn waiting_for_holder(&mut self, pid: u32, seconds: u64);
 }
@@ -185,6 +195,8 @@ impl Observer for Unobserved {
     fn progress(&mut self, _: &Operation, _: &[TableProgress]) {}
 
     fn refused(&mut self, _: Refusal) {}
+
+    fn window_bounded(&mut self, _: u32) {}
 
     fn waiting_for_holder(&mut self, _: u32, _: u64) {}
 }

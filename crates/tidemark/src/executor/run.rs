@@ -14,7 +14,7 @@ use crate::catalog::Catalog;
 use crate::database::Fence;
 use crate::env::{BootTime, Env};
 use crate::error::{Error, Kind, Result};
-use crate::ids::{OperationId, ShardIdx};
+use crate::ids::{Epoch, OperationId, ShardIdx};
 use crate::operation::{
     Desired, Effect, Event, Failure, Moment, Operation, PausedBy, Phase, Request, RetryPolicy,
     TaskTicket, Ticket, Work,
@@ -70,7 +70,7 @@ pub fn run(
     interrupted: &Stop,
     observer: &mut dyn Observer,
 ) -> Result<Ended> {
-    let hold = hold::take(catalog, job, id, env, observer)?;
+    let hold = hold::take(catalog, job, id, intent, env, observer)?;
     let (mut driver, recovered) = Driver::load(catalog, hold, job, id, RetryPolicy::default())?;
     let (answers, heard) = channel();
     let ended = std::thread::scope(|scope| {
@@ -80,6 +80,7 @@ pub fn run(
             fence: Fence { operation: id, epoch: driver.epoch() },
             answers,
             working: HashMap::new(),
+            is_fenced: false,
         };
         let mut watch =
             Watch { job, env, interrupted, observer, last: Times::now(env), has_paused: false };
@@ -101,25 +102,29 @@ fn begin(
     crew: &mut Crew<'_, '_>,
     watch: &mut Watch<'_>,
 ) -> Result<()> {
-    let mut events = Vec::new();
-    let requests = driver.requests()?;
-    let seen = requests.last().map(|(number, _)| *number);
-    // Pauses that waited meant the operation as it stood; whoever starts it anew wants it to run.
-    let waited = requests.into_iter().map(|(_, request)| request);
-    events.extend(
-        waited.filter(|request| !matches!(request, Request::Pause { .. })).map(Event::Steered),
-    );
-    match intent {
-        Intent::CarryOn => events.push(Event::Steered(Request::Resume)),
-        Intent::Cancel => events.push(Event::Steered(Request::Cancel)),
-    }
     let is_ended = driver.operation().state().phase.is_terminal();
-    if recovered == Recovered::CutLost && !is_ended && intent == Intent::CarryOn {
-        events.push(Event::CutLost);
-    }
     if is_ended {
         return Ok(());
     }
+    let requests = driver.requests()?;
+    let seen = requests.last().map(|(number, _)| *number);
+    let waited = requests.into_iter().map(|(_, request)| request);
+    let events: Vec<Event> = match intent {
+        // First of all: any other event would ask for work that nobody wants.
+        Intent::Cancel => {
+            std::iter::once(Request::Cancel).chain(waited).map(Event::Steered).collect()
+        }
+        Intent::CarryOn => {
+            // First of all: any other event would ask for work on the cut that is gone.
+            let lost = (recovered == Recovered::CutLost).then_some(Event::CutLost);
+            // Pauses that waited meant the operation as it stood; whoever starts it anew wants
+            // it to run.
+            let waited = waited.filter(|request| !matches!(request, Request::Pause { .. }));
+            let steered = waited.chain([Request::Resume]);
+            let steered = steered.map(|request| Event::Steered(watch.bounded(request)));
+            lost.into_iter().chain(steered).collect()
+        }
+    };
     let orders = driver.commit_then_act(events, watch.moment(), seen)?;
     crew.act(orders, watch);
     let orders = driver.recover(watch.moment())?;
@@ -135,13 +140,19 @@ fn drive(
 ) -> Result<()> {
     watch.show(driver.operation());
     loop {
-        if driver.operation().is_at_rest() && crew.working.is_empty() {
+        // Undoing rests between its tries for ever; whoever interrupts it meanwhile may go.
+        let may_leave = driver.operation().is_at_rest()
+            || watch.has_paused && driver.operation().state().desired == Desired::Cancelled;
+        if may_leave && crew.working.is_empty() {
             watch.show(driver.operation());
             return Ok(());
         }
         let mut events = crew.hear(heard);
         let mut seen = None;
         watch.look_around(driver, &mut events, &mut seen)?;
+        if std::mem::take(&mut crew.is_fenced) {
+            crew.claim_again(driver)?;
+        }
         if !events.is_empty() || seen.is_some() {
             let orders = driver.commit_then_act(events, watch.moment(), seen)?;
             crew.act(orders, watch);
@@ -157,7 +168,14 @@ fn ended_as(operation: &Operation, job: &dyn Job) -> Ended {
         (Phase::Working(_) | Phase::Reverting { .. }, Desired::Paused { by, why }) => {
             Ended::Paused { by: *by, why: why.clone() }
         }
-        (Phase::Working(_) | Phase::Reverting { .. }, Desired::Run | Desired::Cancelled) => {
+        (Phase::Working(_) | Phase::Reverting { .. }, Desired::Cancelled) => {
+            let why = match &operation.state().task.reason {
+                Some(reason) => format!("interrupted while undoing, which fails: {reason}"),
+                None => "interrupted while undoing".to_owned(),
+            };
+            Ended::Paused { by: PausedBy::Person, why }
+        }
+        (Phase::Working(_) | Phase::Reverting { .. }, Desired::Run) => {
             unreachable!("the loop ends only at rest")
         }
     }
@@ -169,7 +187,16 @@ struct Crew<'scope, 'env> {
     job: &'env dyn Job,
     fence: Fence,
     answers: Sender<Heard>,
-    working: HashMap<Running, Stop>,
+    working: HashMap<Running, Worker>,
+    /// Whether the target refused our fence, although nobody has taken the operation.
+    is_fenced: bool,
+}
+
+/// A worker thread as the driver sees it.
+struct Worker {
+    stop: Stop,
+    /// Epoch under which it writes.
+    epoch: Epoch,
 }
 
 impl<'scope> Crew<'scope, '_> {
@@ -179,6 +206,11 @@ impl<'scope> Crew<'scope, '_> {
         for effect in orders.effects {
             match effect {
                 Effect::StopInFlight => self.stop(),
+                Effect::StopShard(ticket) => {
+                    if let Some(worker) = self.working.get(&Running::Shard(ticket)) {
+                        worker.stop.ask();
+                    }
+                }
                 Effect::RunTask(ticket) => self.start_task(ticket),
                 Effect::RunShard(ticket) => self.start_shard(ticket),
             }
@@ -186,13 +218,52 @@ impl<'scope> Crew<'scope, '_> {
     }
 
     fn stop(&self) {
-        self.working.values().for_each(Stop::ask);
+        self.working.values().for_each(|worker| worker.stop.ask());
+    }
+
+    /// Raises the fence anew where the rows are.
+    ///
+    /// Somebody who tried to take the operation and failed may have raised it before.
+    ///
+    /// # Errors
+    /// [`Kind::Fenced`] when somebody did take it: the hold is gone.
+    fn claim_again(&mut self, driver: &mut Driver<'_>) -> Result<()> {
+        driver.renew()?;
+        let epoch = self.job.allocate_epoch()?;
+        let fence = Fence { epoch, ..self.fence };
+        self.job.claim(fence, &driver.operation().state().phase)?;
+        self.fence = fence;
+        Ok(())
+    }
+
+    /// Notices an answer that says our fence is no longer current.
+    fn notice_fence(&mut self, event: &Event) {
+        let (work, failure) = match event {
+            Event::TaskFailed { ticket, failure } => (Running::Task(*ticket), failure),
+            Event::ShardFailed { ticket, failure } => (Running::Shard(*ticket), failure),
+            Event::TaskDone { .. }
+            | Event::TaskAdvanced { .. }
+            | Event::ShardAdvanced { .. }
+            | Event::ShardDone { .. }
+            | Event::ShardStopped { .. }
+            | Event::CutLost
+            | Event::Steered(_)
+            | Event::Tick => return,
+        };
+        // One that wrote under an earlier epoch of ours says nothing about this one.
+        let is_current = self.working.get(&work).is_some_and(|w| w.epoch == self.fence.epoch);
+        self.is_fenced |= failure.kind == Kind::Fenced && is_current;
+    }
+
+    fn enlist(&mut self, work: Running) -> Stop {
+        let stop = Stop::default();
+        self.working.insert(work, Worker { stop: stop.clone(), epoch: self.fence.epoch });
+        stop
     }
 
     fn start_task(&mut self, ticket: TaskTicket) {
         let (job, fence, answers) = (self.job, self.fence, self.answers.clone());
-        let stop = Stop::default();
-        self.working.insert(Running::Task(ticket), stop.clone());
+        let stop = self.enlist(Running::Task(ticket));
         self.scope.spawn(move || {
             let tell = |heard| {
                 // The driver may have left; then nobody wants to know.
@@ -210,8 +281,7 @@ impl<'scope> Crew<'scope, '_> {
 
     fn start_shard(&mut self, ticket: Ticket) {
         let (job, fence, answers) = (self.job, self.fence, self.answers.clone());
-        let stop = Stop::default();
-        self.working.insert(Running::Shard(ticket), stop.clone());
+        let stop = self.enlist(Running::Shard(ticket));
         self.scope.spawn(move || {
             let tell = |heard| {
                 let _ = answers.send(heard);
@@ -241,7 +311,10 @@ impl<'scope> Crew<'scope, '_> {
         };
         for heard in first.into_iter().chain(heard.try_iter().take(ANSWERS_MAX)) {
             match heard {
-                Heard::Event(event) => events.push(event),
+                Heard::Event(event) => {
+                    self.notice_fence(&event);
+                    events.push(event);
+                }
                 Heard::WorkerEnded(work) => {
                     self.working.remove(&work);
                 }
@@ -334,7 +407,7 @@ impl Watch<'_> {
             self.show(driver.operation());
             for (number, request) in driver.requests()? {
                 *seen = Some(number);
-                events.push(Event::Steered(request));
+                events.push(Event::Steered(self.bounded(request)));
             }
             if self.interrupted.is_asked() && !self.has_paused {
                 self.has_paused = true;
@@ -352,6 +425,20 @@ impl Watch<'_> {
             events.push(Event::Tick);
         }
         Ok(())
+    }
+
+    /// The request as it can be met: no wider window than fits the memory.
+    fn bounded(&mut self, request: Request) -> Request {
+        let max = self.job.window_max();
+        match request {
+            Request::Window(asked) if asked > max => {
+                self.observer.window_bounded(max);
+                Request::Window(max)
+            }
+            Request::Window(_) | Request::Pause { .. } | Request::Resume | Request::Cancel => {
+                request
+            }
+        }
     }
 
     fn show(&mut self, operation: &Operation) {

@@ -1,7 +1,7 @@
 //! The loop with a job of plain maps: real threads, a real catalog.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Condvar, Mutex};
 
 use super::*;
@@ -28,6 +28,13 @@ struct Counting {
     pause_seen: (Mutex<bool>, Condvar),
     fail_shard: Mutex<Option<(u32, Kind)>>,
     panic_shard: Option<u32>,
+    /// Chunks after which somebody else raises the fence, and then fails to take the operation.
+    fenced_after: u32,
+    /// Epoch that the rows are claimed for.
+    claimed: Mutex<Epoch>,
+    /// Whether a restart finds its snapshot gone.
+    is_cut_lost: AtomicBool,
+    discard_fails: Option<Kind>,
     tasks: Mutex<Vec<Task>>,
 }
 
@@ -38,11 +45,15 @@ impl Job for Counting {
         Ok(Epoch(*epoch))
     }
 
-    fn claim(&self, _: Fence, _: &Phase) -> Result<()> {
+    fn claim(&self, fence: Fence, _: &Phase) -> Result<()> {
+        *self.claimed.lock().unwrap() = fence.epoch;
         Ok(())
     }
 
     fn resume_step(&self, _: StepIdx) -> Result<ResumedStep> {
+        if self.is_cut_lost.swap(false, Ordering::SeqCst) {
+            return Ok(ResumedStep::CutLost);
+        }
         Ok(ResumedStep::Shards(vec![Work { rows: CHUNKS, bytes: CHUNKS }; self.shards as usize]))
     }
 
@@ -65,18 +76,21 @@ impl Job for Counting {
             Task::Seal { .. } => TaskOutcome::Sealed,
             Task::Prove { .. } => TaskOutcome::Proved,
             Task::Publish { .. } => TaskOutcome::Published,
-            Task::Discard { .. } => TaskOutcome::Discarded,
+            Task::Discard { .. } => match self.discard_fails {
+                Some(kind) => return Err(Error::new(kind, "the discard was told to fail")),
+                None => TaskOutcome::Discarded,
+            },
         })
     }
 
-    fn start_shard<'a>(&'a self, ticket: Ticket, _: Fence) -> Result<Box<dyn ShardRun + 'a>> {
+    fn start_shard<'a>(&'a self, ticket: Ticket, fence: Fence) -> Result<Box<dyn ShardRun + 'a>> {
         if let Some((shard, kind)) = *self.fail_shard.lock().unwrap()
             && shard == ticket.shard.0
         {
             return Err(Error::new(kind, "the shard was told to fail"));
         }
         assert!(self.panic_shard != Some(ticket.shard.0), "the shard was told to panic");
-        Ok(Box::new(Count { job: self, shard: ticket.shard.0 }))
+        Ok(Box::new(Count { job: self, shard: ticket.shard.0, epoch: fence.epoch }))
     }
 
     fn tables(&self) -> Vec<TableName> {
@@ -95,10 +109,19 @@ impl Job for Counting {
 struct Count<'a> {
     job: &'a Counting,
     shard: u32,
+    epoch: Epoch,
 }
 
 impl ShardRun for Count<'_> {
     fn next_chunk(&mut self) -> Result<ChunkOutcome> {
+        let mut claimed = self.job.claimed.lock().unwrap();
+        if *claimed != self.epoch {
+            return Err(Error::new(Kind::Fenced, "another epoch has claimed the rows"));
+        }
+        if self.job.applied.load(Ordering::SeqCst) + 1 == self.job.fenced_after {
+            *claimed = self.job.allocate_epoch()?;
+        }
+        drop(claimed);
         let mut positions = self.job.positions.lock().unwrap();
         let position = positions.entry(self.shard).or_default();
         if *position == CHUNKS {
@@ -138,6 +161,8 @@ impl Observer for PauseWatcher<'_> {
     }
 
     fn refused(&mut self, _: Refusal) {}
+
+    fn window_bounded(&mut self, _: u32) {}
 
     fn waiting_for_holder(&mut self, _: u32, _: u64) {}
 }
@@ -237,4 +262,66 @@ fn a_request_from_elsewhere_reaches_the_driver() {
     assert_eq!(ended, Ended::Cancelled);
     let tasks = job.tasks.lock().unwrap();
     assert!(tasks.iter().any(|task| matches!(task, Task::Discard { .. })), "{tasks:?}");
+}
+
+#[test]
+fn a_holder_fenced_by_one_who_failed_to_take_the_operation_claims_again() {
+    let job = Counting { shards: 3, fenced_after: 10, ..Counting::default() };
+    let (_dir, catalog, id) = start(&job);
+    let ended = drive(&catalog, &job, id, Intent::CarryOn).unwrap();
+    assert!(matches!(ended, Ended::Done { .. }), "{ended:?}");
+    assert_eq!(u64::from(job.applied.load(Ordering::SeqCst)), CHUNKS * 3);
+}
+
+#[test]
+fn of_two_takers_at_once_the_second_is_told_and_fences_nobody() {
+    let job = Counting { shards: 3, ..Counting::default() };
+    let (_dir, catalog, id) = start(&job);
+    let taking = catalog.taking(id).unwrap();
+    let error = drive(&catalog, &job, id, Intent::CarryOn).unwrap_err();
+    assert_eq!(error.kind(), Kind::Held);
+    assert!(error.message().contains(&std::process::id().to_string()), "{error}");
+    assert_eq!(*job.claimed.lock().unwrap(), Epoch(0), "the fence was not raised");
+    drop(taking);
+    let ended = drive(&catalog, &job, id, Intent::CarryOn).unwrap();
+    assert!(matches!(ended, Ended::Done { .. }), "{ended:?}");
+}
+
+#[test]
+fn a_lost_cut_runs_no_task_of_the_old_one() {
+    let job = Counting { shards: 3, interrupt_after: 5, ..Counting::default() };
+    let (_dir, catalog, id) = start(&job);
+    let ended = drive(&catalog, &job, id, Intent::CarryOn).unwrap();
+    assert!(matches!(ended, Ended::Paused { .. }), "{ended:?}");
+    job.tasks.lock().unwrap().clear();
+    job.is_cut_lost.store(true, Ordering::SeqCst);
+    catalog.steer(id, &crate::operation::Request::Window(2)).unwrap();
+    let fresh = Stop::default();
+    let ended = run(&catalog, &job, id, Intent::CarryOn, &SystemEnv, &fresh, &mut Unobserved);
+    assert!(matches!(ended, Ok(Ended::Done { .. })), "{ended:?}");
+    let tasks = job.tasks.lock().unwrap();
+    let txn = Txn(9);
+    let expected = [
+        Task::Propose { txn, step: StepIdx(0) },
+        Task::Seal { txn },
+        Task::Prove { txn },
+        Task::Publish { txn },
+    ];
+    assert_eq!(*tasks, expected);
+}
+
+#[test]
+fn undoing_that_fails_can_be_interrupted_and_carried_on() {
+    let mut job = Counting { shards: 1, discard_fails: Some(Kind::Blocked), ..Counting::default() };
+    let (_dir, catalog, id) = start(&job);
+    job.interrupted.ask();
+    let ended = drive(&catalog, &job, id, Intent::Cancel).unwrap();
+    let Ended::Paused { why, .. } = ended else { panic!("{ended:?}") };
+    assert!(why.contains("told to fail"), "{why}");
+    let tries = job.tasks.lock().unwrap().len();
+    assert!(tries <= 2, "{tries} tries within a moment: it rests between them");
+    job.discard_fails = None;
+    job.interrupted = Stop::default();
+    let ended = drive(&catalog, &job, id, Intent::CarryOn).unwrap();
+    assert_eq!(ended, Ended::Cancelled);
 }

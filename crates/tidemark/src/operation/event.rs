@@ -75,7 +75,7 @@ pub enum TaskOutcome {
     Sealed,
     /// [`Task::Prove`].
     Proved,
-    /// [`Task::Publish`].
+    /// [`Task::Publish`]; also [`Task::Discard`], when it had been published before.
     Published,
     /// [`Task::Discard`].
     Discarded,
@@ -171,7 +171,8 @@ pub enum Request {
     Resume,
     /// Undo and end.
     Cancel,
-    /// Run so many shards at once; at least 1.
+    /// Run so many shards at once; taken as the nearest number from 1 to
+    /// [`WINDOW_MAX`](super::WINDOW_MAX).
     Window(u32),
 }
 
@@ -182,6 +183,9 @@ pub enum Effect {
     RunTask(TaskTicket),
     /// Start a shard; answers with `ShardDone`, `ShardFailed` or `ShardStopped`.
     RunShard(Ticket),
+    /// Ask one attempt that was given up to stop at its next chunk boundary; its answer is no
+    /// longer awaited.
+    StopShard(Ticket),
     /// Ask every shard and task in flight to stop at its next chunk boundary.
     StopInFlight,
 }

@@ -30,6 +30,9 @@ use shards::Shards;
 /// Shards that run at once unless an option says otherwise; the plan's bound of 10.
 pub const WINDOW_DEFAULT: u32 = 10;
 
+/// Shards that can run at once at most; each is a thread of the driver.
+pub const WINDOW_MAX: u32 = 1024;
+
 /// Time and chance, as the outside world gives them with an event.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Moment {
@@ -46,7 +49,7 @@ pub struct State {
     pub phase: Phase,
     /// What people want of it.
     pub desired: Desired,
-    /// Shards that may run at once; at least 1.
+    /// Shards that may run at once; from 1 to [`WINDOW_MAX`].
     pub window: u32,
     /// How the task of the current phase fares.
     pub task: TaskState,
@@ -60,7 +63,7 @@ pub struct State {
 }
 
 /// Attempts of the task that the current phase asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TaskState {
     /// Attempts started.
     pub attempt: Attempt,
@@ -68,6 +71,8 @@ pub struct TaskState {
     pub failures: u32,
     /// When the next attempt may start.
     pub rests_until: Option<BootTime>,
+    /// What the last attempt failed of, while it is tried again.
+    pub reason: Option<String>,
 }
 
 impl State {
@@ -76,7 +81,7 @@ impl State {
         State {
             phase: Phase::FIRST,
             desired: Desired::Run,
-            window: window.max(1),
+            window: window.clamp(1, WINDOW_MAX),
             task: TaskState::default(),
             planned,
             finished: Work::default(),
@@ -362,6 +367,12 @@ impl Operation {
                 transition.changes.removed = Removed::All;
                 Phase::Cancelled { txn }
             }
+            // Publishing had succeeded after all, and nobody had heard of it.
+            (&Phase::Reverting { txn: Some(txn) }, TaskOutcome::Published) => {
+                transition.changes.removed = Removed::All;
+                transition.refused = Some(Refusal::PointOfNoReturn);
+                Phase::Done { txn }
+            }
             (
                 Phase::Working(
                     Working::Allocating | Working::Proposing { .. } | Working::Waiting { .. },
@@ -384,16 +395,26 @@ impl Operation {
 
     fn task_failed(&mut self, failure: Failure, moment: Moment, transition: &mut Transition) {
         self.task = None;
-        self.state.task.failures += 1;
+        self.state.task.failures = self.state.task.failures.saturating_add(1);
         let failures = self.state.task.failures;
+        // Undoing is tried for ever: only it gives the reserved names back.
+        let is_undoing = matches!(self.state.phase, Phase::Reverting { .. });
         match retry::decide(failure.kind) {
+            Decision::Retry | Decision::Pause | Decision::Fail if is_undoing => {
+                self.rest_task(failure, moment);
+            }
             Decision::Retry if failures < self.policy.failures_max => {
-                let rest = self.policy.backoff(failures, moment.chance);
-                self.state.task.rests_until = Some(moment.now.after(rest));
+                self.rest_task(failure, moment);
             }
             Decision::Pause => self.obstacle(failure, transition),
             Decision::Retry | Decision::Fail => self.fail(failure, transition),
         }
+    }
+
+    fn rest_task(&mut self, failure: Failure, moment: Moment) {
+        let rest = self.policy.backoff(self.state.task.failures, moment.chance);
+        self.state.task.rests_until = Some(moment.now.after(rest));
+        self.state.task.reason = Some(failure.message);
     }
 
     fn shard_failed(
@@ -443,11 +464,7 @@ impl Operation {
                 self.release(transition);
                 self.state.phase = Phase::Failed { was, failure };
             }
-            // Undoing is tried for ever: only it gives the reserved names back.
-            Phase::Reverting { .. } => {
-                self.state.task.rests_until = None;
-                self.obstacle(failure, transition);
-            }
+            Phase::Reverting { .. } => unreachable!("undoing rests and is tried again"),
             Phase::Failed { .. } | Phase::Done { .. } | Phase::Cancelled { .. } => {
                 unreachable!("nothing is in flight in these phases")
             }
@@ -464,37 +481,46 @@ impl Operation {
     }
 
     fn cut_lost(&mut self, transition: &mut Transition) -> Result<(), IllegalEvent> {
-        let (txn, step) = match self.state.phase {
-            Phase::Working(Working::Proposing { txn, step } | Working::Waiting { txn, step }) => {
-                (txn, step)
-            }
-            // Parts of the lost cut cannot be published either.
-            Phase::Working(Working::Applying { txn, .. }) => (txn, StepIdx(0)),
-            // A failed backup is resumed at a new cut as well; undoing needs none.
-            Phase::Failed { .. } | Phase::Reverting { .. } => return Ok(()),
-            Phase::Working(Working::Allocating) | Phase::Done { .. } | Phase::Cancelled { .. } => {
+        let lost = match &self.state.phase {
+            Phase::Working(was) | Phase::Failed { was, .. } => *was,
+            // Undoing needs no cut.
+            Phase::Reverting { .. } => return Ok(()),
+            Phase::Done { .. } | Phase::Cancelled { .. } => {
                 return Err(self.illegal(Event::CutLost));
             }
+        };
+        let (txn, step) = match lost {
+            Working::Proposing { txn, step } | Working::Waiting { txn, step } => (txn, step),
+            // Parts of the lost cut cannot be published either.
+            Working::Applying { txn, .. } => (txn, StepIdx(0)),
+            Working::Allocating => return Err(self.illegal(Event::CutLost)),
         };
         transition.changed = true;
         transition.changes = Changes { shards: Vec::new(), removed: Removed::Step(step) };
         self.shards = Shards::default();
         self.state.finished = Work::default();
-        self.enter(Phase::Working(Working::Proposing { txn, step }));
+        let again = Working::Proposing { txn, step };
+        match std::mem::replace(&mut self.state.phase, Phase::FIRST) {
+            // It stays failed until somebody resumes it, and then begins at a new cut.
+            Phase::Failed { failure, .. } => self.enter(Phase::Failed { was: again, failure }),
+            Phase::Working(_)
+            | Phase::Reverting { .. }
+            | Phase::Done { .. }
+            | Phase::Cancelled { .. } => self.enter(Phase::Working(again)),
+        }
         Ok(())
     }
 
     fn steer(&mut self, request: Request, transition: &mut Transition) {
         transition.refused = match (&self.state.phase, &self.state.desired, &request) {
             (Phase::Done { .. } | Phase::Cancelled { .. }, _, _) => Some(Refusal::Ended),
+            // Whether publishing succeeds is for the target to say; once it was refused, or
+            // its driver is gone, undoing is tried, and finds out.
             (
-                Phase::Working(Working::Applying { stage: ApplyStage::Publishing, .. })
-                | Phase::Failed {
-                    was: Working::Applying { stage: ApplyStage::Publishing, .. }, ..
-                },
+                Phase::Working(Working::Applying { stage: ApplyStage::Publishing, .. }),
                 _,
                 Request::Cancel,
-            ) => Some(Refusal::PointOfNoReturn),
+            ) if self.task.is_some() => Some(Refusal::PointOfNoReturn),
             (Phase::Reverting { .. }, _, Request::Pause { .. } | Request::Cancel)
             | (_, Desired::Cancelled, Request::Pause { .. } | Request::Resume) => {
                 Some(Refusal::Cancelling)
@@ -510,7 +536,7 @@ impl Operation {
         }
         transition.changed = true;
         match request {
-            Request::Window(window) => self.state.window = window.max(1),
+            Request::Window(window) => self.state.window = window.clamp(1, WINDOW_MAX),
             Request::Pause { by, why } => {
                 self.state.desired = Desired::Paused { by, why };
                 transition.effects.push(Effect::StopInFlight);
@@ -523,6 +549,7 @@ impl Operation {
                 self.state.desired = Desired::Run;
                 self.state.task.failures = 0;
                 self.state.task.rests_until = None;
+                self.state.task.reason = None;
                 for shard in self.shards.forgive() {
                     self.record(shard, transition);
                 }
@@ -536,13 +563,18 @@ impl Operation {
     /// Gives up silent attempts and writes what people look at: copies of marks, the percentage.
     fn tick(&mut self, moment: Moment, transition: &mut Transition) {
         let silence_max = self.policy.silence_max;
-        let silent: Vec<ShardIdx> = self
+        let silent: Vec<(ShardIdx, Attempt)> = self
             .shards
             .running()
             .filter(|(_, _, running)| moment.now.since(running.last_heard) >= silence_max)
-            .map(|(shard, ..)| shard)
+            .map(|(shard, attempt, _)| (shard, attempt))
             .collect();
-        for shard in silent {
+        for (shard, attempt) in silent {
+            // It may only be slow; two attempts of one shard would cost twice the memory.
+            if let &Phase::Working(Working::Waiting { txn, step }) = &self.state.phase {
+                let ticket = Ticket { operation: self.id, txn, step, shard, attempt };
+                transition.effects.push(Effect::StopShard(ticket));
+            }
             let message = format!("no progress for {} s; started again", silence_max.as_secs());
             let failure = Failure { kind: crate::Kind::Transient, message };
             self.shard_failed(shard, failure, moment, transition);

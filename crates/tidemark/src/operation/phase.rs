@@ -12,7 +12,7 @@ use crate::ids::{StepIdx, Txn};
 ///
 /// Allocating, Proposing, Waiting, Applying ──▶ Failed      a failure that no retry mends
 /// Failed ──▶ where it was                                   `operation resume`
-/// any of these, before publishing ──▶ Reverting ──▶ Cancelled
+/// any of these, until the target has published ──▶ Reverting ──▶ Cancelled
 /// ```
 ///
 /// A phase carries what is meaningful while it lasts and nothing else. "No such
@@ -28,7 +28,8 @@ pub enum Phase {
         /// Why.
         failure: Failure,
     },
-    /// Undoing on request: hidden tables go, reservations are given back.
+    /// Undoing on request: hidden tables go, reservations are given back. If it turns out that
+    /// the target had published already, the operation is done instead.
     Reverting {
         /// The operation's number, if it ever got one.
         txn: Option<Txn>,
@@ -80,7 +81,8 @@ pub enum ApplyStage {
     Sealing,
     /// What the target holds is read back and compared.
     Proving,
-    /// The result becomes visible. From here there is no way back.
+    /// The result becomes visible. Once the target has done that there is no way back; until
+    /// then, and after it was refused, there is.
     Publishing,
 }
 

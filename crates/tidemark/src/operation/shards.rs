@@ -38,7 +38,7 @@ pub struct ShardProgress {
     pub failures: u32,
     /// Copy of the work done in this step.
     pub done: Work,
-    /// Copy of the mark's last key.
+    /// Copy of the mark's last key; none once the shard is done.
     pub last_key: Option<Vec<u8>>,
     /// Why it does not move, or why it last failed.
     pub reason: Option<String>,
@@ -61,7 +61,6 @@ impl Default for ShardProgress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Running {
     pub(super) last_heard: BootTime,
-    pub(super) last_key: Option<Vec<u8>>,
     /// Whether the catalog's copy is older than what is known here.
     pub(super) is_newer: bool,
 }
@@ -83,6 +82,8 @@ pub(super) struct Shards {
     resting: BTreeSet<(BootTime, u32)>,
     running: BTreeMap<u32, Running>,
     reasons: BTreeMap<u32, String>,
+    /// Of shards that have begun and are not done.
+    last_keys: BTreeMap<u32, Vec<u8>>,
     done_count: u64,
     planned: Work,
     done: Work,
@@ -114,6 +115,9 @@ impl Shards {
             };
             if let Some(reason) = progress.reason {
                 set.reasons.insert(idx.0, reason);
+            }
+            if let Some(last_key) = progress.last_key {
+                set.last_keys.insert(idx.0, last_key);
             }
         }
         let mut pending = Vec::new();
@@ -185,7 +189,7 @@ impl Shards {
         let shard = &mut self.shards[idx as usize];
         shard.status = ShardStatus::InFlight;
         shard.attempt.0 += 1;
-        self.running.insert(idx, Running { last_heard: now, last_key: None, is_newer: false });
+        self.running.insert(idx, Running { last_heard: now, is_newer: false });
         Some((ShardIdx(idx), shard.attempt))
     }
 
@@ -208,14 +212,18 @@ impl Shards {
         let after = shard.shown();
         self.replace_done(before, after);
         self.reasons.remove(&idx.0);
+        if let Some(last_key) = last_key {
+            self.last_keys.insert(idx.0, last_key);
+        }
         if let Some(running) = self.running.get_mut(&idx.0) {
-            *running = Running { last_heard: now, last_key, is_newer: true };
+            *running = Running { last_heard: now, is_newer: true };
         }
     }
 
     pub(super) fn finish(&mut self, idx: ShardIdx, done: Work) {
         self.running.remove(&idx.0);
         self.reasons.remove(&idx.0);
+        self.last_keys.remove(&idx.0);
         let shard = &mut self.shards[idx.0 as usize];
         let before = shard.shown();
         shard.done = done;
@@ -281,13 +289,12 @@ impl Shards {
     /// What the catalog keeps of a shard.
     pub(super) fn progress(&self, idx: ShardIdx) -> ShardProgress {
         let shard = &self.shards[idx.0 as usize];
-        let running = self.running.get(&idx.0);
         ShardProgress {
             status: shard.status,
             attempt: shard.attempt,
             failures: shard.failures,
             done: shard.done,
-            last_key: running.and_then(|running| running.last_key.clone()),
+            last_key: self.last_keys.get(&idx.0).cloned(),
             reason: self.reasons.get(&idx.0).cloned(),
         }
     }

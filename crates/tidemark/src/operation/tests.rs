@@ -317,6 +317,8 @@ impl World {
 
     fn perform(&mut self, effect: Effect) -> Option<Event> {
         Some(match effect {
+            // Its answer is no longer awaited: as if it came never.
+            Effect::StopShard(_) => return None,
             Effect::StopInFlight => {
                 let at = self.todo.iter().position(|effect| matches!(effect, Effect::RunShard(_)));
                 let Effect::RunShard(ticket) = self.todo.swap_remove(at?) else {
@@ -452,14 +454,12 @@ fn cancelling_in_every_phase_ends_cancelled_or_is_refused() {
         let mut operation = operation(phase.clone(), 3, 2);
         let mut todo = operation.recover(moment(0)).effects;
         let transition = operation.step(Event::Steered(Request::Cancel), moment(1)).unwrap();
-        let is_past_return =
+        let is_publishing =
             |was: &Working| matches!(was, Working::Applying { stage: ApplyStage::Publishing, .. });
         let expected = match &phase {
             Phase::Done { .. } | Phase::Cancelled { .. } => Some(Refusal::Ended),
             Phase::Reverting { .. } => Some(Refusal::Cancelling),
-            Phase::Working(was) | Phase::Failed { was, .. } if is_past_return(was) => {
-                Some(Refusal::PointOfNoReturn)
-            }
+            Phase::Working(was) if is_publishing(was) => Some(Refusal::PointOfNoReturn),
             _ => None,
         };
         assert_eq!(transition.refused, expected, "{phase:?}");
@@ -476,7 +476,7 @@ fn cancelling_in_every_phase_ends_cancelled_or_is_refused() {
                 Effect::RunTask(ticket) => {
                     Event::TaskFailed { ticket, failure: failure(Kind::Transient) }
                 }
-                Effect::StopInFlight => continue,
+                Effect::StopShard(_) | Effect::StopInFlight => continue,
             };
             todo.extend(operation.step(event, moment(2)).unwrap().effects);
         }
@@ -485,6 +485,68 @@ fn cancelling_in_every_phase_ends_cancelled_or_is_refused() {
             "{phase:?} -> {:?}",
             operation.state().phase
         );
+    }
+}
+
+fn task_ticket(effects: &[Effect]) -> TaskTicket {
+    let tasks = effects.iter().filter_map(|effect| match effect {
+        Effect::RunTask(ticket) => Some(*ticket),
+        Effect::RunShard(_) | Effect::StopShard(_) | Effect::StopInFlight => None,
+    });
+    let tasks: Vec<TaskTicket> = tasks.collect();
+    assert_eq!(tasks.len(), 1, "{effects:?}");
+    tasks[0]
+}
+
+#[test]
+fn a_publish_that_was_refused_can_be_cancelled() {
+    let mut operation = operation(applying(ApplyStage::Publishing), 1, 1);
+    let ticket = task_ticket(&operation.recover(moment(0)).effects);
+    let refused = Event::TaskFailed { ticket, failure: failure(Kind::InTheWay) };
+    operation.step(refused, moment(1)).unwrap();
+    let transition = operation.step(Event::Steered(Request::Cancel), moment(2)).unwrap();
+    assert_eq!(transition.refused, None);
+    let ticket = task_ticket(&transition.effects);
+    assert_eq!(ticket.task, Task::Discard { txn: Some(TXN) });
+    let discarded = Event::TaskDone { ticket, outcome: TaskOutcome::Discarded };
+    operation.step(discarded, moment(3)).unwrap();
+    assert_eq!(operation.state().phase, Phase::Cancelled { txn: Some(TXN) });
+}
+
+#[test]
+fn a_cancel_that_comes_after_the_target_published_ends_done_and_is_told() {
+    // Its driver died between publishing and recording that: nobody runs the task.
+    let mut operation = operation(applying(ApplyStage::Publishing), 1, 1);
+    let transition = operation.step(Event::Steered(Request::Cancel), moment(1)).unwrap();
+    let ticket = task_ticket(&transition.effects);
+    let published = Event::TaskDone { ticket, outcome: TaskOutcome::Published };
+    let transition = operation.step(published, moment(2)).unwrap();
+    assert_eq!(transition.refused, Some(Refusal::PointOfNoReturn));
+    assert_eq!(operation.state().phase, Phase::Done { txn: TXN });
+    assert_eq!(operation.state().percent, Percent::WHOLE);
+}
+
+#[test]
+fn undoing_that_fails_rests_between_tries_and_says_why() {
+    for kind in Kind::ALL {
+        let mut operation = operation(Phase::Reverting { txn: Some(TXN) }, 1, 1);
+        operation.state.desired = Desired::Cancelled;
+        let mut ticket = task_ticket(&operation.recover(moment(0)).effects);
+        let mut now = 0;
+        for _ in 0..20 {
+            let failed = Event::TaskFailed { ticket, failure: failure(kind) };
+            let transition = operation.step(failed, moment(now)).unwrap();
+            assert!(transition.effects.is_empty(), "{kind:?}: it rests first");
+            let reason = operation.state().task.reason.as_deref();
+            assert_eq!(reason, Some(failure(kind).message.as_str()));
+            let due = operation.next_due().expect("it is tried again");
+            assert!(due > BootTime(now), "{kind:?}");
+            now = due.0;
+            ticket = task_ticket(&operation.step(Event::Tick, moment(now)).unwrap().effects);
+        }
+        let discarded = Event::TaskDone { ticket, outcome: TaskOutcome::Discarded };
+        operation.step(discarded, moment(now)).unwrap();
+        assert!(matches!(operation.state().phase, Phase::Cancelled { .. }));
     }
 }
 
@@ -502,7 +564,7 @@ fn tickets(effects: &[Effect]) -> Vec<Ticket> {
         .iter()
         .filter_map(|effect| match effect {
             Effect::RunShard(ticket) => Some(*ticket),
-            Effect::RunTask(_) | Effect::StopInFlight => None,
+            Effect::RunTask(_) | Effect::StopShard(_) | Effect::StopInFlight => None,
         })
         .collect()
 }
@@ -672,6 +734,59 @@ fn a_lost_cut_starts_the_backup_over() {
         operation.state().phase,
         Phase::Working(Working::Proposing { step: StepIdx(0), .. })
     ));
+}
+
+#[test]
+fn a_failed_backup_whose_cut_is_lost_starts_over_when_it_is_resumed() {
+    for was in [
+        Working::Waiting { txn: TXN, step: StepIdx(0) },
+        Working::Applying { txn: TXN, stage: ApplyStage::Publishing },
+    ] {
+        let phase = Phase::Failed { was, failure: failure(Kind::Fatal) };
+        let mut operation = operation(phase, 0, 1);
+        let transition = operation.step(Event::CutLost, moment(1)).unwrap();
+        assert!(transition.effects.is_empty(), "it stays failed: {transition:?}");
+        let transition = operation.step(Event::Steered(Request::Resume), moment(2)).unwrap();
+        let ticket = task_ticket(&transition.effects);
+        assert_eq!(ticket.task, Task::Propose { txn: TXN, step: StepIdx(0) });
+    }
+}
+
+#[test]
+fn an_attempt_that_is_given_up_is_asked_to_stop() {
+    let (mut operation, running) = started(&[10], 1);
+    let silence = RetryPolicy::default().silence_max.as_millis() as u64;
+    let transition = operation.step(Event::Tick, moment(silence)).unwrap();
+    assert_eq!(transition.effects, [Effect::StopShard(running[0])]);
+}
+
+#[test]
+fn a_paused_or_resting_shard_still_shows_its_last_key() {
+    let (mut operation, running) = started(&[100, 100], 2);
+    for ticket in &running {
+        let (done, last_key) = (work(10), Some(vec![7]));
+        let advanced = Event::ShardAdvanced { ticket: *ticket, done, last_key };
+        operation.step(advanced, moment(1)).unwrap();
+    }
+    let failed = Event::ShardFailed { ticket: running[0], failure: failure(Kind::Transient) };
+    let mut stored = operation.step(failed, moment(2)).unwrap().changes.shards;
+    let stopped = Event::ShardStopped { ticket: running[1] };
+    stored.extend(operation.step(stopped, moment(2)).unwrap().changes.shards);
+    for ticket in &running {
+        assert_eq!(operation.shard_progress(ticket.shard).last_key, Some(vec![7]));
+    }
+    let stored = stored.into_iter().map(|(_, shard, progress)| (shard, progress));
+    let state = operation.state().clone();
+    let again =
+        Operation::new(ID, 1, RetryPolicy::default(), state, &[work(100), work(100)], stored);
+    assert_eq!(again.shard_progress(running[0].shard).last_key, Some(vec![7]));
+}
+
+#[test]
+fn the_window_has_a_greatest_width() {
+    let (mut operation, _) = started(&[10], 1);
+    operation.step(Event::Steered(Request::Window(u32::MAX)), moment(1)).unwrap();
+    assert_eq!(operation.state().window, WINDOW_MAX);
 }
 
 #[test]

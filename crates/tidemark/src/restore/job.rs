@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::apply::{ShardApply, ShardWork};
-use super::merge::Merge;
+use super::merge::{Merge, MergeWork};
 use super::plan::{self, Piece, PlanShard, PlanTable, RestorePlan};
 use super::proof::{self, ShardClaim, TableProof};
 use super::source::{Input, Parts, Reading};
+use super::undo;
 use crate::collection::chain::TableLink;
 use crate::collection::run::{RunInput, open_run};
 use crate::collection::{Chain, Collection};
@@ -105,13 +106,8 @@ impl RestoreJob {
         TargetShard { operation, table: self.plan.tables[table].target.name.clone(), shard }
     }
 
-    /// Folder of an operation's sorted runs.
-    fn scratch_of(&self, operation: OperationId) -> PathBuf {
-        self.scratch.join(format!("restore-{operation}"))
-    }
-
     fn run_path(&self, operation: OperationId, table: usize, run: u32) -> PathBuf {
-        self.scratch_of(operation).join(format!("{table}-{run}.parquet"))
+        undo::scratch_of(&self.scratch, operation).join(format!("{table}-{run}.parquet"))
     }
 
     /// What a step merges for a table, oldest first.
@@ -176,24 +172,15 @@ impl RestoreJob {
             .iter()
             .map(|input| self.input(ticket.operation, table, &links, *input))
             .collect();
-        Ok(Merge {
+        Merge::open(MergeWork {
             parts: &self.parts,
             inputs: inputs?,
             codec: &self.codecs[table],
             table: &plan.target,
             path: self.run_path(ticket.operation, table, run),
             planned,
+            attempt: ticket.attempt,
         })
-    }
-
-    /// Removes what the operation put into the scratch folder; nobody misses it.
-    fn clear_scratch(&self, operation: OperationId) {
-        let folder = self.scratch_of(operation);
-        if let Err(cause) = std::fs::remove_dir_all(&folder)
-            && cause.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(folder = %folder.display(), %cause, "could not remove the scratch folder");
-        }
     }
 
     /// The links that hold rows of a table, from where it is whole; `step` narrows them.
@@ -235,13 +222,12 @@ impl RestoreJob {
                 claims.push(self.claim_of(fence, table, ShardIdx(shard))?);
             }
         }
-        // The whole proof weighs what the plan says; what is read back is spread over it.
-        let planned: u64 = self.plan.planned().steps.iter().map(|step| step.bytes).sum();
+        // The proof weighs what the plan says, spread evenly over the rows that the marks tell.
+        let total: u64 = claims.iter().map(ShardClaim::rows).sum();
         let weight = self.plan.proof_bytes;
-        let scaled = |read: u64| {
-            advanced(
-                (read.min(planned) / planned.max(1).div_ceil(weight.max(1)).max(1)).min(weight),
-            )
+        let scaled = |rows: u64| {
+            let share = u128::from(rows) * u128::from(weight) / u128::from(total.max(1));
+            advanced(u64::try_from(share).unwrap_or(weight).min(weight));
         };
         let digests = proof::read_back(&*self.target, &claims, stop, &scaled)?;
         let mut digests = digests.into_iter();
@@ -410,14 +396,10 @@ impl Job for RestoreJob {
             }
             Task::Publish { .. } => {
                 self.target.publish(fence, self.plan.publish)?;
-                self.clear_scratch(fence.operation);
+                undo::clear_scratch(&self.scratch, fence.operation);
                 TaskOutcome::Published
             }
-            Task::Discard { .. } => {
-                self.target.discard(fence)?;
-                self.clear_scratch(fence.operation);
-                TaskOutcome::Discarded
-            }
+            Task::Discard { .. } => undo::discard(&*self.target, &self.scratch, fence)?,
         })
     }
 
@@ -457,6 +439,10 @@ impl Job for RestoreJob {
     fn table_of(&self, step: StepIdx, shard: ShardIdx) -> Option<usize> {
         let shard = self.plan.step(step).ok()?.shards.get(shard.0 as usize)?;
         Some(shard.table as usize)
+    }
+
+    fn window_max(&self) -> u32 {
+        self.plan.window_max.max(1)
     }
 
     fn outcome(&self) -> Option<String> {

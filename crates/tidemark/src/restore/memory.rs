@@ -13,6 +13,7 @@ use crate::collection::run::{
     LinkCost, RunBudget, RunInput, RunPlan, part_memory_bytes, plan_runs, run_writer_memory_bytes,
 };
 use crate::error::{Error, Result};
+use crate::operation::WINDOW_MAX;
 
 /// Shards in flight below which merging beforehand is better than waiting for one another:
 /// enough for one to read while another writes.
@@ -29,6 +30,8 @@ const CHUNK_BYTES: u64 = 14 << 20;
 pub(super) struct Fitted {
     /// Shards in flight.
     pub(super) window: u32,
+    /// Shards in flight that would fit, whatever was asked for.
+    pub(super) window_max: u32,
     /// Merges per table.
     pub(super) runs: Vec<RunPlan>,
 }
@@ -46,8 +49,8 @@ pub(super) fn fit(
         links.iter().map(|links| links.iter().map(link_cost).collect()).collect();
     let greatest = costs.iter().map(|costs| open_bytes(costs)).max().unwrap_or(0);
     let memory = inputs.memory_bytes.saturating_sub(PROCESS_BYTES);
-    let fitting = memory / (greatest + CHUNK_BYTES).max(1);
-    let window = u32::try_from(fitting).unwrap_or(u32::MAX).min(inputs.window);
+    let window_max = fitting(memory, greatest);
+    let window = window_max.min(inputs.window);
     if window >= WINDOW_BEFORE_MERGING.min(inputs.window) {
         if window < inputs.window {
             notices.push(format!(
@@ -56,7 +59,7 @@ pub(super) fn fit(
             ));
         }
         let runs = costs.iter().map(|costs| unmerged(costs)).collect();
-        return Ok(Fitted { window, runs });
+        return Ok(Fitted { window, window_max, runs });
     }
     let mut refused: Option<Error> = None;
     for window in (1..=WINDOW_BEFORE_MERGING.min(inputs.window)).rev() {
@@ -75,11 +78,22 @@ pub(super) fn fit(
                      first, and {window} shards run at once",
                     inputs.memory_bytes
                 ));
-                return Ok(Fitted { window, runs });
+                return Ok(Fitted { window, window_max: window, runs });
             }
         }
     }
     Err(refused.expect("at least one window was tried and refused"))
+}
+
+/// Shards of a sequential plan that fit: each holds one link at a time.
+pub(super) fn sequential_window_max(memory_bytes: u64, links: &[Vec<TableLink<'_>>]) -> u32 {
+    let greatest = links.iter().flatten().map(|link| link_cost(link).open_bytes).max();
+    fitting(memory_bytes.saturating_sub(PROCESS_BYTES), greatest.unwrap_or(0)).max(1)
+}
+
+fn fitting(memory: u64, open_bytes: u64) -> u32 {
+    let fitting = memory / (open_bytes + CHUNK_BYTES).max(1);
+    u32::try_from(fitting).unwrap_or(u32::MAX).min(WINDOW_MAX)
 }
 
 /// Puts the merges of all tables in front of the steps that need them, level by level.

@@ -2,7 +2,7 @@
 //!
 //! [`options`] is what was asked, [`plan`] turns it and the manifests into steps and
 //! shards without any I/O, [`job`] is the executor's view, `apply` the run of one
-//! shard (read, apply, mark), `proof` the reading back.
+//! shard (read, apply, mark), `proof` the reading back, `undo` the giving up.
 //!
 //! Two plans, one machine. `fold` has one step: every shard merges the full and all
 //! increments and writes each surviving row once. `sequential` has a step per backup,
@@ -18,8 +18,10 @@ pub mod options;
 pub mod plan;
 mod proof;
 mod source;
+mod undo;
 
 pub use begin::{BegunRestore, Room, Route, begin_restore, plan_restore, resume_restore};
 pub use job::RestoreJob;
 pub use options::{PlanKind, RestoreOptions};
 pub use plan::RestorePlan;
+pub use undo::undo_restore;

@@ -39,8 +39,10 @@ pub struct RestorePlan {
     pub steps: Vec<PlanStep>,
     /// What the proof counts for in progress.
     pub proof_bytes: u64,
-    /// Shards in flight that fit the memory.
+    /// Shards in flight: those that were asked for, as far as they fit the memory.
     pub window: u32,
+    /// Shards in flight that would fit the memory, at least 1; a window is never set wider.
+    pub window_max: u32,
     /// What people should know beforehand.
     pub notices: Vec<String>,
 }
@@ -150,14 +152,15 @@ impl RestorePlan {
             .map(|(table, chain)| links_between(chain, table.first_link, None))
             .collect();
         let steps = steps(inputs, &tables, &links);
-        let window = if plan_kind(inputs) == PlanKind::Fold {
+        let (window, window_max) = if plan_kind(inputs) == PlanKind::Fold {
             let fitted = memory::fit(inputs, &links, &mut notices)?;
             for (table, runs) in tables.iter_mut().zip(fitted.runs) {
                 table.runs = runs;
             }
-            fitted.window
+            (fitted.window, fitted.window_max)
         } else {
-            inputs.window
+            let max = memory::sequential_window_max(inputs.memory_bytes, &links);
+            (inputs.window.min(max), max)
         };
         let steps = memory::with_merges(&tables, steps);
         let final_bytes: u64 = selected
@@ -172,6 +175,7 @@ impl RestorePlan {
             steps,
             proof_bytes: final_bytes / PROOF_DIVISOR,
             window,
+            window_max,
             notices,
         })
     }

@@ -42,7 +42,16 @@ pub(super) struct ShardClaim<'a> {
     pub(super) mark: Option<Mark>,
 }
 
-/// Reads all shards back, in parallel, and returns their digests in order.
+impl ShardClaim<'_> {
+    /// Rows that its mark says it holds.
+    pub(super) fn rows(&self) -> u64 {
+        let ranges = self.mark.iter().flat_map(|mark| &mark.ranges);
+        ranges.map(|range| range.digest.rows).sum()
+    }
+}
+
+/// Reads all shards back, in parallel, and returns their digests in order; `advanced` is told
+/// how many rows were read so far.
 ///
 /// # Errors
 /// [`Kind::Mismatch`] naming table, shard and key range; [`Kind::Transient`] when stopped.
@@ -53,7 +62,7 @@ pub(super) fn read_back(
     advanced: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<Digest>> {
     let next = AtomicUsize::new(0);
-    let bytes = AtomicU64::new(0);
+    let rows_read = AtomicU64::new(0);
     let results: Mutex<Vec<Option<Result<Digest>>>> =
         Mutex::new(claims.iter().map(|_| None).collect());
     let readers = std::thread::available_parallelism().map_or(2, usize::from).min(READERS_MAX);
@@ -64,7 +73,7 @@ pub(super) fn read_back(
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(claim) = claims.get(at) else { return };
                     let count = |read: u64| {
-                        advanced(bytes.fetch_add(read, Ordering::Relaxed) + read);
+                        advanced(rows_read.fetch_add(read, Ordering::Relaxed) + read);
                     };
                     let digest = read_shard(target, claim, stop, &count);
                     let failed = digest.is_err();
@@ -101,7 +110,7 @@ fn read_shard(
         for row in batch.iter() {
             ranges.add(row.key, hasher.row(row.key, row.payload))?;
         }
-        count(batch.byte_count());
+        count(batch.len() as u64);
     }
     ranges.finish()
 }

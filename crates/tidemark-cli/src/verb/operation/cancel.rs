@@ -19,15 +19,15 @@ pub(crate) fn run(one: &OneArgs, output: Output) -> Result<Exit> {
     if look.stored.state.phase.is_terminal() {
         return Ok(tell_ended(id, "cancel", &look, output));
     }
-    if is_publishing(&look.stored.state.phase) {
-        let message = format!(
-            "operation {id} cannot be cancelled any more: its result is being published; `{}` \
-             waits for its end",
-            place.operation_command("wait", id)
-        );
-        return Ok(output.exit_with(Exit::Failed, "point_of_no_return", &message));
-    }
     if let Some(pid) = look.driver() {
+        if is_publishing(&look.stored.state.phase) {
+            let message = format!(
+                "operation {id} cannot be cancelled now: process {pid} is publishing its result; \
+                 `{}` waits for its end",
+                place.operation_command("wait", id)
+            );
+            return Ok(output.exit_with(Exit::Failed, "point_of_no_return", &message));
+        }
         let is_taken = |stored: &tidemark::catalog::StoredState| {
             stored.state.desired == Desired::Cancelled
                 || matches!(stored.state.phase, Phase::Reverting { .. } | Phase::Cancelled { .. })
@@ -51,12 +51,7 @@ pub(crate) fn run(one: &OneArgs, output: Output) -> Result<Exit> {
 }
 
 fn is_publishing(phase: &Phase) -> bool {
-    let publishing = ApplyStage::Publishing;
-    matches!(
-        phase,
-        Phase::Working(Working::Applying { stage, .. })
-        | Phase::Failed { was: Working::Applying { stage, .. }, .. } if *stage == publishing
-    )
+    matches!(phase, Phase::Working(Working::Applying { stage: ApplyStage::Publishing, .. }))
 }
 
 /// Waits until the driver has undone it; `None` if the driver dies over it.

@@ -7,10 +7,11 @@ use tidemark::catalog::{Catalog, Verb};
 use tidemark::collection::{Collection, Store};
 use tidemark::database::embedded::EmbeddedDatabase;
 use tidemark::env::Env;
-use tidemark::executor::{Intent, begin};
+use tidemark::executor::{Intent, Undo, begin};
 use tidemark::ids::OperationId;
+use tidemark::operation::TaskOutcome;
 use tidemark::restore::options::ResolvedRestore;
-use tidemark::restore::resume_restore;
+use tidemark::restore::{resume_restore, undo_restore};
 use tidemark::{Error, Kind, Result};
 
 use crate::drive::{Drive, drive};
@@ -34,6 +35,11 @@ pub(super) fn carry_on(
         Verb::Restore => {
             let resolved: ResolvedRestore = begin::resolved(&record)?;
             let target = database(place, &resolved.target_shown, env)?;
+            if intent == Intent::Cancel {
+                let scratch = target.scratch_dir();
+                let job = &undo_restore(target, &scratch);
+                return drive(&Drive { place, id, job, intent, notices: &[] }, env, output);
+            }
             let collection = collection(&resolved.collection_shown)?;
             let scratch = target.scratch_dir();
             let begun = resume_restore(&place.catalog, id, target, collection, &scratch)?;
@@ -42,8 +48,16 @@ pub(super) fn carry_on(
         }
         Verb::Backup => {
             let resolved = resolved_backup(&record)?;
+            let collection = match collection(&resolved.collection) {
+                // What it wrote is gone with the collection.
+                Err(error) if intent == Intent::Cancel && error.kind() == Kind::NotFound => {
+                    let allocate = || place.catalog.allocate_epoch();
+                    let job = &Undo::new(allocate, |_| Ok(TaskOutcome::Discarded));
+                    return drive(&Drive { place, id, job, intent, notices: &[] }, env, output);
+                }
+                opened => opened?,
+            };
             let source = database(place, &resolved.source, env)?;
-            let collection = collection(&resolved.collection)?;
             let begun = resume_backup(&place.catalog, id, source, collection, Arc::clone(env))?;
             let (job, notices) = (&begun.job, &begun.notices);
             drive(&Drive { place, id, job, intent, notices }, env, output)

@@ -9,7 +9,8 @@
 //! | phase | see below |
 //! | desired | u8: 0 run; 1 paused: u8 by (0 person, 1 obstacle), text why; 2 cancelled |
 //! | window | varint |
-//! | task: attempt, failures, rests until (boot ms) | varint, varint, option of varint |
+//! | task: attempt, failures | 2 varints |
+//! | task: rests until (boot ms), reason | option of varint, option of text |
 //! | planned: proof bytes, steps | varint, varint count, then rows and bytes each |
 //! | finished: rows, bytes; percent in hundredths | 3 varints |
 //!
@@ -55,6 +56,9 @@ impl StoredState {
         out.option(state.task.rests_until, |out, until| {
             out.varint(until.0);
         });
+        out.option(state.task.reason.as_deref(), |out, reason| {
+            out.text(reason);
+        });
         out.varint(state.planned.proof_bytes).varint(state.planned.steps.len() as u64);
         for step in &state.planned.steps {
             out.varint(step.rows).varint(step.bytes);
@@ -90,6 +94,7 @@ impl StoredState {
             attempt: Attempt(from.u32()?),
             failures: from.u32()?,
             rests_until: from.option(Reader::varint)?.map(BootTime),
+            reason: from.option(Reader::text)?,
         };
         let proof_bytes = from.varint()?;
         let step_count = from.varint()?;
@@ -193,6 +198,7 @@ mod tests {
         state.phase = phase;
         state.desired = desired;
         state.task.rests_until = Some(BootTime(777));
+        state.task.reason = Some("the store is throttled".to_owned());
         StoredState {
             state,
             version: 9,
