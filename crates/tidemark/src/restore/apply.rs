@@ -134,7 +134,7 @@ impl ShardRun for ShardApply<'_> {
             .apply(work.fence, &work.shard, &self.chunk, &mut self.mark)
             .map_err(|error| error.context(self.place()))?;
         failpoint::hit("restore.after_apply");
-        failpoint::note_chunk(&format!(
+        failpoint::note_chunk(format_args!(
             "{} {} {} {}",
             work.ticket.step, work.shard.table, work.shard.shard, self.mark.rows
         ));

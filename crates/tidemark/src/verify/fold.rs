@@ -237,7 +237,7 @@ impl<'a> Merging<'a> {
             };
             Ok(Box::new(PartReader::open(file, &read)?) as Box<dyn RowStream + 'a>)
         });
-        let parts = run.part.as_ref().map_or(&[][..], std::slice::from_ref);
+        let parts = run.part.as_slice();
         LinkReader::new(parts, &KeyRange::ALL, None, open_part)
     }
 }
