@@ -20,7 +20,7 @@ usage: cargo xtask TASK
   test         everything that continuous integration runs
   check        format and lints only
   advisories   known vulnerabilities of dependencies; needs the network
-  bench ARGS   benchmarks; ARGS go to cargo bench
+  bench ARGS   figures beside their references; `bench --help` lists ARGS
   help         this text
 ";
 
@@ -75,9 +75,14 @@ impl Task {
                 Stage::cargo("advisories", &["deny", LOCKED, "check", HIDE_GRAPH, "advisories"]),
             ],
             Task::Bench(rest) => {
-                let mut args = vec!["bench", WORKSPACE, LOCKED];
+                let mut args = vec!["bench", "--package", "tidemark", "--bench", "figures", LOCKED];
+                args.push("--");
                 args.extend(rest.iter().map(String::as_str));
-                vec![Stage::cargo("bench", &args)]
+                vec![
+                    // Peak memory is that of the program as people get it.
+                    Stage::cargo("program", &["build", "--release", LOCKED]),
+                    Stage::cargo("bench", &args),
+                ]
             }
             Task::Help => Vec::new(),
         }
@@ -158,10 +163,12 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_bench_goes_to_cargo() {
-        let task = Task::parse(&["bench", "--", "restore"]).expect("a task");
+    fn what_follows_bench_goes_to_the_benchmark() {
+        let task = Task::parse(&["bench", "restore", "--rows", "1000"]).expect("a task");
         let stages = task.stages();
-        assert_eq!(stages[0].command(), "cargo bench --workspace --locked -- restore");
+        let command = stages.last().expect("stages").command();
+        assert!(command.starts_with("cargo bench "), "{command}");
+        assert!(command.ends_with(" -- restore --rows 1000"), "{command}");
     }
 
     #[test]
