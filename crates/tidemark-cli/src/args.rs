@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidemark::collection::RestorePoint;
+use tidemark::collection::check::Level;
 use tidemark::database::embedded::DumpFormat;
 use tidemark::ids::TableName;
 use tidemark::operation::WINDOW_DEFAULT;
@@ -108,6 +109,9 @@ pub(crate) enum VerbArgs {
 
     /// Restore any point of a chain
     Restore(RestoreArgs),
+
+    /// Check that a collection still holds what it says
+    Verify(VerifyArgs),
 
     /// List, watch, pause, resume and cancel operations
     #[command(subcommand, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
@@ -334,6 +338,45 @@ pub(crate) struct RestoreArgs {
     pub(crate) drive: DriveArgs,
 }
 
+/// `verify`.
+#[derive(Args, Debug)]
+#[command(
+    long_about = "Check that a collection still holds what it says.\n\n\
+        Everything that is wrong is told, each flaw on a line of its own: what, where, what was \
+        found and expected, and what to do. Exits with 13 when an object is missing or damaged, \
+        with 4 when every object is whole and a chain still leads to other rows than its source \
+        had. Interrupted or killed, the same command carries on; what was clean is not read again.",
+    after_help = "Examples:\n  \
+        tidemark verify backups/shop\n  \
+        tidemark verify backups/shop --level manifest\n  \
+        tidemark verify backups/shop --at latest"
+)]
+pub(crate) struct VerifyArgs {
+    /// Collection, a path or file:// URL
+    pub(crate) collection: String,
+    /// How much is looked at; each level includes those before it
+    ///
+    /// manifest: the log, every manifest, how they follow one another, and that every object is
+    /// there with its size. parts: also every byte of every object. rows: also every row, and
+    /// that each chain leads to the rows that its source had.
+    #[arg(
+        long,
+        default_value = "rows",
+        value_parser = level(),
+        hide_possible_values = true,
+        value_name = "manifest|parts|rows"
+    )]
+    pub(crate) level: Level,
+    /// Only the chain that leads to that restore point [default: every backup]
+    #[arg(long, value_name = "POINT", value_parser = restore_point)]
+    pub(crate) at: Option<String>,
+    /// Memory to use, for example 256MiB
+    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = byte_count)]
+    pub(crate) memory: u64,
+    #[command(flatten)]
+    pub(crate) drive: DriveArgs,
+}
+
 /// Options of every verb that drives an operation.
 #[derive(Args, Debug)]
 pub(crate) struct DriveArgs {
@@ -463,6 +506,10 @@ fn plan_kind() -> impl clap::builder::TypedValueParser<Value = PlanKind> {
     named(&[("fold", PlanKind::Fold), ("sequential", PlanKind::Sequential)])
 }
 
+fn level() -> impl clap::builder::TypedValueParser<Value = Level> {
+    named(&Level::ALL.map(|level| (level.name(), level)))
+}
+
 /// A parser that knows its values by name and lists them in the help.
 fn named<T: Copy + Send + Sync + 'static>(
     values: &[(&'static str, T)],
@@ -539,6 +586,9 @@ mod tests {
             "tidemark restore c --target postgres://host/db",
             "tidemark restore c --target elsewhere",
             "tidemark restore c --target embedded:a --at yesterday",
+            "tidemark verify c --level everything",
+            "tidemark verify c --at yesterday",
+            "tidemark verify",
             "tidemark db load --db d --table t f.csv",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tidemark::catalog::{Catalog, OperationRecord, StoredState};
+use tidemark::catalog::{Catalog, OperationRecord, StoredState, Verb};
 use tidemark::env::Env;
 use tidemark::executor::{self, Ended, Intent, Job};
 use tidemark::ids::OperationId;
-use tidemark::operation::{Desired, PausedBy, Phase};
+use tidemark::operation::{Desired, Failure, PausedBy, Phase};
+use tidemark::verify::VerifyOutcome;
 use tidemark::{Error, Kind, Result};
 
 use crate::exit::{self, Exit};
 use crate::output::Output;
+use crate::output::human::counted;
 use crate::output::operation::{self, EndView};
+use crate::output::verify;
 use crate::place::Place;
 use crate::progress::Progress;
 use crate::{shell, signals};
@@ -51,8 +54,13 @@ pub(crate) fn drive(drive: &Drive<'_>, env: &Arc<dyn Env>, output: Output) -> Re
     progress.finish();
     let ended = ended.map_err(|error| error.context(format!("{} {id}", record.verb.name())))?;
     let stored = place.catalog.state(id)?;
-    Verdict { place, id, record: &record, stored: &stored, elapsed: Some(elapsed) }
-        .tell(&ended, intent, output)
+    let verdict = Verdict { place, id, record: &record, stored: &stored, elapsed: Some(elapsed) };
+    if let (Verb::Verify, Ended::Failed(failure)) = (record.verb, &ended)
+        && let Some(outcome) = job.outcome()
+    {
+        return verdict.tell_flaws(failure, &outcome, output);
+    }
+    verdict.tell(&ended, intent, output)
 }
 
 /// How an operation that was recorded stands, if it stands still by what is recorded.
@@ -143,14 +151,29 @@ impl Verdict<'_> {
         format!("the same command, `{this}`, or with `{resume}`")
     }
 
+    /// Says what a verification found: all of it, which a failure's sentence has no room for.
+    fn tell_flaws(&self, failure: &Failure, outcome: &str, output: Output) -> Result<Exit> {
+        let found: VerifyOutcome = serde_json::from_value(self.outcome(outcome)?)
+            .map_err(|cause| Error::with_source(Kind::Fatal, "read the verdict", cause))?;
+        let view = self.view("flawed", Some(self.outcome(outcome)?));
+        output.summary(self.record.verb.name(), &view, || verify::text(&found))?;
+        let message = format!(
+            "verify {}: {} found; once mended, the same command verifies anew",
+            self.id,
+            counted(found.findings.len() as u64, "flaw"),
+        );
+        Ok(output.exit_with(exit::of_kind(failure.kind), failure.kind.name(), &message))
+    }
+
+    fn outcome(&self, text: &str) -> Result<Value> {
+        serde_json::from_str(text).map_err(|cause| {
+            let message = format!("the outcome of operation {} is malformed", self.id);
+            Error::with_source(Kind::Broken, message, cause)
+        })
+    }
+
     fn tell_done(&self, outcome: Option<&str>, output: Output) -> Result<Exit> {
-        let outcome: Option<Value> = match outcome {
-            None => None,
-            Some(text) => Some(serde_json::from_str(text).map_err(|cause| {
-                let message = format!("the outcome of operation {} is malformed", self.id);
-                Error::with_source(Kind::Broken, message, cause)
-            })?),
-        };
+        let outcome = outcome.map(|text| self.outcome(text)).transpose()?;
         let verdict = operation::verdict(self.record.verb, outcome.as_ref());
         let view = self.view("done", outcome);
         output.summary(self.record.verb.name(), &view, || {
@@ -171,7 +194,7 @@ impl Verdict<'_> {
 /// What a verb changes, for people.
 fn touched(record: &OperationRecord) -> &'static str {
     match record.verb {
-        tidemark::catalog::Verb::Restore => "the target",
-        tidemark::catalog::Verb::Backup | tidemark::catalog::Verb::Verify => "the collection",
+        Verb::Restore => "the target",
+        Verb::Backup | Verb::Verify => "the collection",
     }
 }

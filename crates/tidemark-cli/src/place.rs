@@ -127,6 +127,8 @@ pub(crate) struct Place {
     pub(crate) database: Option<Arc<EmbeddedDatabase>>,
     /// Directory for the logs of detached operations.
     pub(crate) logs: PathBuf,
+    /// The directory itself: the state's or the database's.
+    dir: PathBuf,
     /// What to add to `tidemark operation …`: `--target embedded:DIR`; empty for the default.
     locator: Vec<String>,
 }
@@ -154,6 +156,7 @@ impl Place {
             catalog: LmdbCatalog::of_database(database, Arc::clone(env))?,
             database: Some(Arc::clone(database)),
             logs: dir.join("locks"),
+            dir: dir.clone(),
             locator: vec![option.to_owned(), url.to_string()],
         })
     }
@@ -215,7 +218,16 @@ impl Place {
     fn in_directory(dir: &Path, locator: Vec<String>, env: &Arc<dyn Env>) -> Result<Place> {
         let catalog = LmdbCatalog::open_or_create(dir, Arc::clone(env))
             .map_err(|error| error.context(format!("open the state in `{}`", dir.display())))?;
-        Ok(Place { catalog, database: None, logs: dir.join("locks"), locator })
+        let (logs, dir) = (dir.join("locks"), dir.to_owned());
+        Ok(Place { catalog, database: None, logs, dir, locator })
+    }
+
+    /// Folder for what an operation does not keep in memory; made when it is needed.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        match &self.database {
+            Some(database) => database.scratch_dir(),
+            None => self.dir.join("scratch"),
+        }
     }
 
     /// `operation VERB ID` with what it takes to find the operation, as arguments.

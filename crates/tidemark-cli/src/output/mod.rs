@@ -16,6 +16,7 @@ pub(crate) mod log;
 pub(crate) mod operation;
 pub(crate) mod status;
 pub(crate) mod usage;
+pub(crate) mod verify;
 
 /// Where and how messages go.
 #[derive(Clone, Copy, Debug)]

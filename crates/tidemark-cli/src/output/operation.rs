@@ -16,6 +16,7 @@ use tidemark::restore::job::RestoreOutcome;
 
 use super::human::{self, Align, bytes, count, counted, duration};
 use super::status::stage_name;
+use super::verify;
 use crate::exit::Exit;
 
 /// An operation that has ended.
@@ -81,11 +82,15 @@ pub(crate) struct DoneVerdict {
 }
 
 /// Judges what an operation that is done had to say.
-pub(crate) fn verdict(_verb: Verb, outcome: Option<&Value>) -> DoneVerdict {
-    let warnings: Vec<String> = outcome
-        .and_then(|outcome| outcome.get("warnings"))
-        .and_then(|warnings| serde_json::from_value(warnings.clone()).ok())
-        .unwrap_or_default();
+pub(crate) fn verdict(verb: Verb, outcome: Option<&Value>) -> DoneVerdict {
+    let warnings = match (verb, outcome) {
+        (Verb::Verify, Some(outcome)) => verify::warnings(outcome),
+        (Verb::Restore | Verb::Backup, Some(outcome)) => outcome
+            .get("warnings")
+            .and_then(|warnings| serde_json::from_value(warnings.clone()).ok())
+            .unwrap_or_default(),
+        (_, None) => Vec::new(),
+    };
     let exit = if warnings.is_empty() { Exit::Done } else { Exit::Warnings };
     DoneVerdict { exit, kind: "", message: String::new(), warnings }
 }
@@ -99,7 +104,13 @@ pub(crate) fn done_text(view: &EndView, record: &OperationRecord, verdict: &Done
             .map_or_else(|_| plain_text(view, time), |outcome| restore_text(view, &outcome, time)),
         Verb::Backup => serde_json::from_value(outcome)
             .map_or_else(|_| plain_text(view, time), |outcome| backup_text(view, &outcome, time)),
-        Verb::Verify => plain_text(view, time),
+        Verb::Verify => serde_json::from_value(outcome).map_or_else(
+            |_| plain_text(view, time),
+            |outcome| {
+                let (id, time) = (view.operation, duration(time));
+                format!("verify {id} done in {time}\n{}", verify::text(&outcome))
+            },
+        ),
     };
     for warning in &verdict.warnings {
         text.push_str(&format!("warning: {warning}\n"));

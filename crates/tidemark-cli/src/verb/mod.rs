@@ -12,6 +12,7 @@ mod db;
 mod demo;
 mod operation;
 mod restore;
+mod verify;
 
 /// Does what was asked.
 ///
@@ -25,6 +26,7 @@ pub(crate) fn run(verb: VerbArgs, output: Output) -> Result<Exit> {
         VerbArgs::Backup(args) => backup::run(&args, output),
         VerbArgs::Backups(args) => backups::run(&args, output),
         VerbArgs::Restore(args) => restore::run(&args, output),
+        VerbArgs::Verify(args) => verify::run(&args, output),
         VerbArgs::Demo(args) => demo::run(&args, output),
         VerbArgs::Operation(verb) => match verb {
             OperationArgs::List(args) => operation::list::run(&args, output),

@@ -48,9 +48,6 @@ pub fn begin_verify<'c>(
         last,
     };
     let plan = VerifyPlan::read(&request.collection, request.options.level, &resolved)?;
-    if plan.backups == 0 && plan.flaws.is_empty() {
-        notices.push("the collection has no backup yet".to_owned());
-    }
     let id = record(catalog, &identity, request, &resolved, &plan, env)?;
     let collection = Arc::clone(&request.collection);
     let job = VerifyJob::new(catalog, id, collection, plan, request.room.clone());

@@ -259,11 +259,10 @@ impl Folding<'_> {
     }
 
     fn compare(&self, object: &str) -> Option<Finding> {
-        (self.digest != self.state).then(|| Finding {
-            kind: Kind::Mismatch,
-            object: object.to_owned(),
-            found: format!("rows with digest {}", self.digest),
-            expected: format!("{}, which the source had at the cut", self.state),
+        (self.digest != self.state).then(|| {
+            let found = format!("rows with digest {}", self.digest);
+            let expected = format!("{}, which the source had at the cut", self.state);
+            Finding::mismatch(object.to_owned(), found, expected)
         })
     }
 }

@@ -1,6 +1,6 @@
 //! A verification behind the machine's tasks and shards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -115,9 +115,9 @@ impl<'c> VerifyJob<'c> {
                 found.append(&mut lock(&self.found));
             }
         }
-        let documents = self.plan.flaws.iter().cloned().map(Finding::flaw);
+        let mut unfolded = std::mem::take(&mut *lock(&self.unfolded));
+        let findings = self.distinct(found, &mut unfolded);
         let (parts, bytes, rows) = self.plan.part_totals();
-        let unfolded = std::mem::take(&mut *lock(&self.unfolded));
         Ok(VerifyOutcome {
             level: self.plan.level,
             backups: self.plan.backups,
@@ -126,8 +126,38 @@ impl<'c> VerifyJob<'c> {
             rows,
             folds: self.plan.fold_count() - unfolded.len() as u64,
             unfolded: unfolded.into_values().collect(),
-            findings: documents.chain(found.into_values()).collect(),
+            findings,
         })
+    }
+
+    /// Every flaw once: a part that is missing cannot be read either, and a chain with a
+    /// flawed part leads nowhere.
+    fn distinct(
+        &self,
+        found: BTreeMap<(StepIdx, ShardIdx), Finding>,
+        unfolded: &mut BTreeMap<ShardIdx, String>,
+    ) -> Vec<Finding> {
+        let mut findings: Vec<Finding> =
+            self.plan.flaws.iter().cloned().map(Finding::flaw).collect();
+        let mut flawed: BTreeSet<String> =
+            findings.iter().map(|finding| finding.object.clone()).collect();
+        for ((step, shard), finding) in found {
+            if step == PARTS {
+                if flawed.insert(finding.object.clone()) {
+                    findings.push(finding);
+                }
+                continue;
+            }
+            let cause = self.plan.folded_paths(shard).find(|path| flawed.contains(path));
+            match cause {
+                Some(path) if finding.kind == Kind::Broken => {
+                    let why = format!("{} was not folded: `{path}` is flawed", finding.object);
+                    unfolded.insert(shard, why);
+                }
+                _ => findings.push(finding),
+            }
+        }
+        findings
     }
 
     fn look_again(

@@ -43,13 +43,24 @@ pub struct Finding {
     pub found: String,
     /// What should be there.
     pub expected: String,
+    /// What to do about it; a clause.
+    pub remedy: String,
 }
 
 impl Finding {
     /// A flaw of an object.
     pub(super) fn flaw(flaw: Flaw) -> Finding {
         let Flaw { object, found, expected } = flaw;
-        Finding { kind: Kind::Broken, object, found, expected }
+        let remedy = "put it back from another copy of the collection; else restore points before \
+                      it, and take a full backup now";
+        Finding { kind: Kind::Broken, object, found, expected, remedy: remedy.to_owned() }
+    }
+
+    /// Rows that are not what the source had, although every object is whole.
+    pub(super) fn mismatch(object: String, found: String, expected: String) -> Finding {
+        let remedy = "take a full backup now, and trust no later point of this chain; the newest \
+                      good one is found by `verify --at`";
+        Finding { kind: Kind::Mismatch, object, found, expected, remedy: remedy.to_owned() }
     }
 }
 

@@ -237,12 +237,9 @@ impl RowTally {
 /// The finding that an error is; what only keeps us from looking stays an error.
 pub(super) fn finding_of(object: String, error: Error) -> Result<Finding> {
     match error.kind() {
-        Kind::Broken | Kind::NotFound | Kind::Unsupported => Ok(Finding {
-            kind: Kind::Broken,
-            object,
-            found: error.chain(),
-            expected: "a part that can be restored".to_owned(),
-        }),
+        Kind::Broken | Kind::NotFound | Kind::Unsupported => {
+            Ok(Finding::flaw(Flaw::new(object, error.chain(), "a part that can be restored")))
+        }
         _ => Err(error),
     }
 }

@@ -242,6 +242,21 @@ impl VerifyPlan {
         Ok(self.table_chain(*fold)?.map(|chain| (point.as_str(), chain)))
     }
 
+    /// Paths of the parts that a shard of [`FOLDS`] reads; none if they lead nowhere.
+    pub(super) fn folded_paths(&self, shard: ShardIdx) -> impl Iterator<Item = String> {
+        let chain = self.fold(shard).ok().flatten();
+        chain.into_iter().flat_map(|(_, chain)| {
+            let path = |directory: &str, part: &PartEntry| format!("{directory}/{}", part.name);
+            chain
+                .links
+                .iter()
+                .flat_map(|link| {
+                    link.entry.parts.iter().map(move |part| path(link.directory, part))
+                })
+                .collect::<Vec<String>>()
+        })
+    }
+
     fn table_chain(&self, fold: FoldPosition) -> Result<Option<TableChain<'_>>> {
         let table = self.folded(fold);
         // The name as a pattern may select others as well.

@@ -10,8 +10,9 @@ use tidemark::env::Env;
 use tidemark::executor::{Intent, Undo, begin};
 use tidemark::ids::OperationId;
 use tidemark::operation::TaskOutcome;
-use tidemark::restore::options::ResolvedRestore;
-use tidemark::restore::{resume_restore, undo_restore};
+use tidemark::restore::options::{MEMORY_BYTES_DEFAULT, ResolvedRestore};
+use tidemark::restore::{Room, resume_restore, undo_restore};
+use tidemark::verify::{resolved_verify, resume_verify};
 use tidemark::{Error, Kind, Result};
 
 use crate::drive::{Drive, drive};
@@ -49,12 +50,7 @@ pub(super) fn carry_on(
         Verb::Backup => {
             let resolved = resolved_backup(&record)?;
             let collection = match collection(&resolved.collection) {
-                // What it wrote is gone with the collection.
-                Err(error) if intent == Intent::Cancel && error.kind() == Kind::NotFound => {
-                    let allocate = || place.catalog.allocate_epoch();
-                    let job = &Undo::new(allocate, |_| Ok(TaskOutcome::Discarded));
-                    return drive(&Drive { place, id, job, intent, notices: &[] }, env, output);
-                }
+                Err(error) if is_moot(&error, intent) => return end(place, id, env, output),
                 opened => opened?,
             };
             let source = database(place, &resolved.source, env)?;
@@ -63,11 +59,33 @@ pub(super) fn carry_on(
             drive(&Drive { place, id, job, intent, notices }, env, output)
         }
         Verb::Verify => {
-            let message =
-                format!("operation {id} is a {}, which this build cannot drive", record.title);
-            Err(Error::new(Kind::Unsupported, message))
+            let resolved = resolved_verify(&record)?;
+            let collection = match collection(&resolved.collection) {
+                Err(error) if is_moot(&error, intent) => return end(place, id, env, output),
+                opened => opened?,
+            };
+            let room = Room {
+                window: place.catalog.state(id)?.state.window,
+                // How much was allowed is not recorded: it changes nothing about the verdict.
+                memory_bytes: MEMORY_BYTES_DEFAULT,
+                scratch: place.scratch(),
+            };
+            let begun = resume_verify(&place.catalog, id, collection, &room)?;
+            let (job, notices) = (&begun.job, &begun.notices);
+            drive(&Drive { place, id, job, intent, notices }, env, output)
         }
     }
+}
+
+/// Whether what was to be undone is gone with its collection.
+fn is_moot(error: &Error, intent: Intent) -> bool {
+    intent == Intent::Cancel && error.kind() == Kind::NotFound
+}
+
+/// Ends an operation of which nothing is left to be undone.
+fn end(place: &Place, id: OperationId, env: &Arc<dyn Env>, output: Output) -> Result<Exit> {
+    let job = &Undo::new(|| place.catalog.allocate_epoch(), |_| Ok(TaskOutcome::Discarded));
+    drive(&Drive { place, id, job, intent: Intent::Cancel, notices: &[] }, env, output)
 }
 
 /// The database that the operation is recorded in, or the one it names.

@@ -1,0 +1,205 @@
+//! `tidemark verify`: what it says of sound and of damaged collections, and with which code.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use support::Tidemark;
+
+mod support;
+
+/// A collection `backups` with a full and an increment of table `t` of four shards.
+fn collection(folder: &Path) -> Tidemark {
+    let tidemark = Tidemark::new(folder);
+    load(&tidemark, folder, 0);
+    back_up(&tidemark);
+    load(&tidemark, folder, 1);
+    back_up(&tidemark);
+    tidemark
+}
+
+fn load(tidemark: &Tidemark, folder: &Path, revision: u32) {
+    let rows = (0..200).map(|id| format!("{id},{}\n", id * (revision + 1)));
+    let text: String = std::iter::once("id,amount\n".to_owned()).chain(rows).collect();
+    fs::write(folder.join("t.csv"), text).expect("a file can be written");
+    let args = ["db", "load", "--db", "shop", "--table", "t", "--key", "id", "--sync", "t.csv"];
+    tidemark.run(args).expect_code(0);
+}
+
+fn back_up(tidemark: &Tidemark) {
+    tidemark.run(["backup", "--source", "embedded:shop", "--to", "backups"]).expect_code(0);
+}
+
+/// Parts of the backups, oldest first.
+fn parts(folder: &Path) -> Vec<PathBuf> {
+    let mut parts = Vec::new();
+    let mut folders = vec![folder.join("backups")];
+    while let Some(at) = folders.pop() {
+        for entry in fs::read_dir(at).expect("a folder of the collection") {
+            let path = entry.expect("an entry of the folder").path();
+            match path.extension() {
+                _ if path.is_dir() => folders.push(path),
+                Some(extension) if extension == "parquet" => parts.push(path),
+                _ => {}
+            }
+        }
+    }
+    parts.sort();
+    parts
+}
+
+fn summary(lines: &[Value]) -> &Value {
+    lines.iter().find(|line| line["message_type"] == "summary").expect("a summary")
+}
+
+#[test]
+fn a_sound_collection_is_proven_as_far_as_the_level_looks() {
+    let folder = support::temp_folder();
+    let tidemark = collection(folder.path());
+    let proven = [
+        ("manifest", "proven: nothing is missing\n"),
+        ("parts", "proven: nothing is missing, and no byte has changed\n"),
+        ("rows", "1 table at the ends of their chains equal their source\n"),
+    ];
+    for (level, expected) in proven {
+        let outcome = tidemark.run(["verify", "backups", "--level", level]).expect_code(0);
+        assert!(outcome.stdout.ends_with(expected), "{outcome}");
+    }
+    let outcome = tidemark.run(["verify", "backups", "--at", "#1", "--json"]).expect_code(0);
+    let lines = outcome.json_lines();
+    let summary = summary(&lines);
+    assert_eq!((&summary["ended"], &summary["outcome"]["backups"]), (&"done".into(), &1.into()));
+    assert_eq!(summary["outcome"]["folds"], 1, "{outcome}");
+    let listed = tidemark.run(["operation", "list"]).expect_code(0);
+    assert_eq!(listed.stdout.matches("verification of").count(), 4, "{listed}");
+}
+
+#[test]
+fn every_flaw_is_told_once_on_a_line_of_its_own_and_the_chain_is_broken() {
+    // Given a part that is missing and one that has another byte
+    let folder = support::temp_folder();
+    let tidemark = collection(folder.path());
+    let parts = parts(folder.path());
+    let (changed, missing) = (&parts[0], parts.last().unwrap());
+    let mut bytes = fs::read(changed).unwrap();
+    bytes[40] ^= 1;
+    fs::write(changed, bytes).unwrap();
+    fs::remove_file(missing).unwrap();
+    // When
+    let outcome = tidemark.run(["verify", "backups"]).expect_code(13);
+    // Then
+    assert!(outcome.stdout.contains("found 2 flaws:\n"), "{outcome}");
+    for part in [changed, missing] {
+        let name = part.file_name().unwrap().to_str().unwrap();
+        let line = outcome
+            .stdout
+            .lines()
+            .find(|line| line.starts_with("  broken: `") && line.contains(name));
+        let line = line.unwrap_or_else(|| panic!("no line tells of {name}: {outcome}"));
+        for words in ["found ", "expected ", "put it back"] {
+            assert!(line.contains(words), "{line}");
+        }
+    }
+    // And programs learn the same
+    let outcome = tidemark.run(["verify", "backups", "--json"]).expect_code(13);
+    let lines = outcome.json_lines();
+    assert_eq!(summary(&lines)["ended"], "flawed");
+    let findings = summary(&lines)["outcome"]["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 2, "{outcome}");
+    let fields = |finding: &Value| {
+        ["object", "found", "expected", "remedy"]
+            .map(|field| finding[field].as_str().is_some_and(|text| !text.is_empty()))
+    };
+    assert!(findings.iter().all(|finding| fields(finding) == [true; 4]), "{outcome}");
+    assert_eq!(lines.last().unwrap()["code"], 13);
+    // And a look at the presence alone finds only the missing one
+    let outcome = tidemark.run(["verify", "backups", "--level", "manifest"]).expect_code(13);
+    assert!(outcome.stdout.contains("found 1 flaw:\n"), "{outcome}");
+}
+
+#[test]
+fn whole_objects_that_lead_to_other_rows_are_a_mismatch() {
+    // Given a collection whose documents agree with each other, and not with its rows
+    let folder = support::temp_folder();
+    let tidemark = Tidemark::new(folder.path());
+    load(&tidemark, folder.path(), 0);
+    back_up(&tidemark);
+    let directory = parts(folder.path())[0].parent().unwrap().parent().unwrap().to_owned();
+    let manifest = directory.join("manifest.json");
+    let log = folder.path().join("backups/log/000001.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let sum = document["tables"][0]["state"]["sum"].as_str().unwrap();
+    let (before, after) = text.split_once(sum).unwrap();
+    let forged = format!("{before}{}{after}", "0".repeat(32));
+    let hash = |text: &str| blake3::hash(text.as_bytes()).to_hex().to_string();
+    let entry = fs::read_to_string(&log).unwrap().replace(&hash(&text), &hash(&forged));
+    let (body, _) = entry.rsplit_once(",\n  \"checksum\"").unwrap();
+    fs::write(&manifest, &forged).unwrap();
+    fs::write(&log, format!("{body},\n  \"checksum\": \"{}\"\n}}\n", hash(body))).unwrap();
+    // When
+    tidemark.run(["verify", "backups", "--level", "parts"]).expect_code(0);
+    let outcome = tidemark.run(["verify", "backups"]).expect_code(4);
+    // Then
+    assert!(outcome.stdout.contains("found 1 flaw:\n  mismatch: "), "{outcome}");
+    assert!(outcome.stdout.contains(&"0".repeat(32)), "{outcome}");
+}
+
+#[test]
+fn what_is_not_there_leaves_nothing_behind_and_what_is_empty_proves_nothing() {
+    let folder = support::temp_folder();
+    let tidemark = Tidemark::new(folder.path());
+    tidemark.run(["verify", "nowhere"]).expect_code(10);
+    assert!(!folder.path().join("state").exists());
+    // Given a collection whose first backup was refused
+    load(&tidemark, folder.path(), 0);
+    let args =
+        ["backup", "--source", "embedded:shop", "--to", "backups", "--table", "no_such_table"];
+    tidemark.run(args).expect_code(10);
+    // When, then
+    let outcome = tidemark.run(["verify", "backups"]).expect_code(3);
+    assert!(outcome.stdout.contains("warning: the collection has no backup yet"), "{outcome}");
+    tidemark.run(["verify", "backups", "--at", "#7"]).expect_code(10);
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn the_same_command_carries_on_after_a_kill_at_any_commit() {
+    let folder = support::temp_folder();
+    let tidemark = collection(folder.path());
+    let mut carried_on = 0;
+    for commit in 1.. {
+        // When
+        let armed = tidemark.with_failpoint(&format!("catalog.after_commit:{commit}"));
+        let outcome = armed.run(["verify", "backups"]);
+        if outcome.code == Some(0) {
+            break;
+        }
+        outcome.expect_killed();
+        let outcome = tidemark.run(["verify", "backups"]).expect_code(0);
+        // Then it goes on, unless the verdict was the last thing that became durable
+        carried_on += usize::from(outcome.stderr.contains("carrying on operation"));
+        let listed = tidemark.run(["operation", "list"]).expect_code(0);
+        assert!(!listed.stdout.contains("nobody drives it"), "{listed}");
+    }
+    // Answers that come together are one commit, so their number varies a little.
+    assert!(carried_on >= 4, "only {carried_on}");
+}
+
+#[test]
+fn operations_of_the_state_directory_are_shown_and_resumed_by_number() {
+    let folder = support::temp_folder();
+    let tidemark = collection(folder.path());
+    let missing = parts(folder.path()).pop().unwrap();
+    let kept = folder.path().join("kept");
+    fs::rename(&missing, &kept).unwrap();
+    tidemark.run(["verify", "backups", "--state", "other"]).expect_code(13);
+    assert!(!folder.path().join("state").exists());
+    // When the part is put back
+    fs::rename(&kept, &missing).unwrap();
+    let outcome = tidemark.run(["operation", "resume", "1", "--state", "other"]).expect_code(0);
+    // Then only what was flawed was looked at again, and it is sound
+    assert!(outcome.stdout.contains("proven:"), "{outcome}");
+    let shown = tidemark.run(["operation", "get", "1", "--state", "other"]).expect_code(0);
+    assert!(shown.stdout.contains("proven:"), "{shown}");
+}
