@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidemark::collection::RestorePoint;
 use tidemark::collection::check::Level;
-use tidemark::database::embedded::DumpFormat;
 use tidemark::ids::TableName;
 use tidemark::operation::WINDOW_DEFAULT;
 use tidemark::restore::PlanKind;
@@ -205,7 +204,9 @@ pub(crate) struct LoadArgs {
 #[command(
     long_about = "Write the rows of a table in key order, as they stood at one moment.\n\n\
         Without --output the rows go to standard output; messages, also those of --json, then go \
-        to standard error. With --output the file appears when it is whole.",
+        to standard error. With --output the file appears when it is whole.\n\n\
+        csv reads back as it was; jsonl has an object a line; parquet has real column types, and \
+        decimals as text, since each value has digits of its own.",
     after_help = "Examples:\n  \
         tidemark db dump --db shop --table orders | head\n  \
         tidemark db dump --db shop --table orders --format parquet --output orders.parquet"
@@ -219,10 +220,21 @@ pub(crate) struct DumpArgs {
     pub(crate) table: TableName,
     /// How rows are written
     #[arg(long, value_name = "FORMAT", default_value = "csv", value_parser = dump_format())]
-    pub(crate) format: DumpFormat,
+    pub(crate) format: RowFormat,
     /// File to write, instead of standard output
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+}
+
+/// How a dump writes rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RowFormat {
+    /// See [`DumpFormat::Csv`](tidemark::database::embedded::DumpFormat::Csv).
+    Csv,
+    /// See [`DumpFormat::JsonLines`](tidemark::database::embedded::DumpFormat::JsonLines).
+    JsonLines,
+    /// One file of the profile that parts of backups have.
+    Parquet,
 }
 
 /// `db tables`.
@@ -498,8 +510,12 @@ fn restore_point(text: &str) -> Result<String, String> {
     RestorePoint::parse(text).map(|_| text.to_owned()).map_err(|error| error.chain())
 }
 
-fn dump_format() -> impl clap::builder::TypedValueParser<Value = DumpFormat> {
-    named(&[("csv", DumpFormat::Csv), ("jsonl", DumpFormat::JsonLines)])
+fn dump_format() -> impl clap::builder::TypedValueParser<Value = RowFormat> {
+    named(&[
+        ("csv", RowFormat::Csv),
+        ("jsonl", RowFormat::JsonLines),
+        ("parquet", RowFormat::Parquet),
+    ])
 }
 
 fn plan_kind() -> impl clap::builder::TypedValueParser<Value = PlanKind> {

@@ -5,10 +5,11 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use tidemark::database::embedded::{DumpReport, EmbeddedDatabase};
+use tidemark::collection::part::write_table;
+use tidemark::database::embedded::{DumpFormat, DumpReport, EmbeddedDatabase};
 use tidemark::{Error, Result};
 
-use crate::args::DumpArgs;
+use crate::args::{DumpArgs, RowFormat};
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::output::human::{bytes, counted};
@@ -57,7 +58,7 @@ pub(crate) fn run(args: &DumpArgs, output: Output) -> Result<Exit> {
 /// Writes the rows; `None` when the reader went away.
 fn to_stdout(database: &EmbeddedDatabase, args: &DumpArgs) -> Result<Option<DumpReport>> {
     let stdout = BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
-    match database.dump(&args.table, args.format, stdout) {
+    match dump(database, args, stdout) {
         Ok(report) => Ok(Some(report)),
         Err(error) if is_broken_pipe(&error) => Ok(None),
         Err(error) => Err(error),
@@ -72,7 +73,7 @@ fn to_file(database: &EmbeddedDatabase, args: &DumpArgs, path: &Path) -> Result<
     let writing = |cause| Error::io(format!("write `{}`", path.display()), cause);
     let dumped = File::create(&draft).map_err(writing).and_then(|file| {
         let mut buffered = BufWriter::with_capacity(BUFFER_BYTES, &file);
-        let report = database.dump(&args.table, args.format, &mut buffered)?;
+        let report = dump(database, args, &mut buffered)?;
         buffered.flush().map_err(writing)?;
         drop(buffered);
         file.sync_all().map_err(writing)?;
@@ -84,6 +85,20 @@ fn to_file(database: &EmbeddedDatabase, args: &DumpArgs, path: &Path) -> Result<
         let _ = fs::remove_file(&draft);
     }
     dumped
+}
+
+fn dump(database: &EmbeddedDatabase, args: &DumpArgs, out: impl Write) -> Result<DumpReport> {
+    match args.format {
+        RowFormat::Csv => database.dump(&args.table, DumpFormat::Csv, out),
+        RowFormat::JsonLines => database.dump(&args.table, DumpFormat::JsonLines, out),
+        RowFormat::Parquet => {
+            let written =
+                database.read_table(&args.table, |schema, rows| write_table(schema, rows, out));
+            let dumping = |error: Error| error.context(format!("dump table `{}`", args.table));
+            let written = written.map_err(dumping)?;
+            Ok(DumpReport { rows: written.rows, bytes: written.bytes })
+        }
+    }
 }
 
 fn is_broken_pipe(error: &Error) -> bool {

@@ -28,6 +28,7 @@ mod link;
 mod open;
 mod page;
 mod reader;
+mod table;
 mod thrift;
 mod values;
 mod writer;
@@ -41,6 +42,7 @@ use crate::row::value::hex;
 
 pub use link::{LinkReader, OpenPart};
 pub use reader::{PartRead, PartReader};
+pub use table::write_table;
 pub use writer::{PartOptions, PartSummary, PartWriter};
 
 /// Column of an increment that says what happened: `upsert`, `update` or `delete`.

@@ -132,7 +132,7 @@ impl PartSummary {
     }
 }
 
-impl<W: Write + Send> PartWriter<W> {
+impl<W: Write> PartWriter<W> {
     /// Begins a part of `kind` with rows under `schema`.
     ///
     /// # Errors
@@ -217,10 +217,15 @@ impl<W: Write + Send> PartWriter<W> {
     /// # Errors
     /// [`Kind::Fatal`] if no row was written, which makes no part; as
     /// [`write`](Self::write) otherwise.
-    pub fn finish(mut self) -> Result<(W, PartSummary)> {
+    pub fn finish(self) -> Result<(W, PartSummary)> {
         if self.summary.rows == 0 {
             return Err(Error::new(Kind::Fatal, "write a part: it has no row"));
         }
+        self.finish_with_any_rows()
+    }
+
+    /// The same for what is no part of a backup, and may have no row.
+    pub(super) fn finish_with_any_rows(mut self) -> Result<(W, PartSummary)> {
         self.flush_group()?;
         let schema = serde_json::to_string(&self.schema)
             .map_err(|cause| Error::with_source(Kind::Fatal, "write a part's schema", cause))?;

@@ -49,10 +49,24 @@ impl EmbeddedDatabase {
         format: DumpFormat,
         output: impl Write,
     ) -> Result<DumpReport> {
-        let dumping = |error: Error| error.context(format!("dump table `{table}`"));
-        let view = self.view_at_one_moment(table).map_err(dumping)?;
-        let rows = CutStream::new(&view, &KeyRange::ALL, Reads::Rows);
-        write_rows(&view.table.record.schema, rows, format, output).map_err(dumping)
+        self.read_table(table, |schema, rows| write_rows(schema, rows, format, output))
+            .map_err(|error| error.context(format!("dump table `{table}`")))
+    }
+
+    /// Hands the rows of a table to `read` in key order, as they all stood at one moment of
+    /// this call, with their schema.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`](crate::Kind::NotFound) without such a table;
+    /// [`Kind::Held`](crate::Kind::Held) when writers do not let go in time; those of `read`.
+    pub fn read_table<T>(
+        &self,
+        table: &TableName,
+        read: impl FnOnce(&Schema, &mut dyn RowStream) -> Result<T>,
+    ) -> Result<T> {
+        let view = self.view_at_one_moment(table)?;
+        let mut rows = CutStream::new(&view, &KeyRange::ALL, Reads::Rows);
+        read(&view.table.record.schema, &mut rows)
     }
 }
 
@@ -62,7 +76,7 @@ impl EmbeddedDatabase {
 /// Those of the stream and of the output; what was written before stays.
 pub fn write_rows(
     schema: &Schema,
-    mut stream: impl RowStream,
+    stream: &mut dyn RowStream,
     format: DumpFormat,
     output: impl Write,
 ) -> Result<DumpReport> {
@@ -210,7 +224,7 @@ mod tests {
             batch.push(RowRef { key: &key, op: ChangeOp::Upsert, payload: &payload });
         }
         let mut out = Vec::new();
-        let report = write_rows(&schema, Rows(Some(batch)), format, &mut out).unwrap();
+        let report = write_rows(&schema, &mut Rows(Some(batch)), format, &mut out).unwrap();
         assert_eq!(report, DumpReport { rows: 2, bytes: out.len() as u64 });
         String::from_utf8(out).unwrap()
     }
