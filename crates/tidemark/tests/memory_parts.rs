@@ -2,6 +2,8 @@
 //!
 //! One test, since the counter is the whole process's. What zstd allocates for its
 //! contexts is C's and not counted: one of each kind per thread, see `collection::part`.
+#![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
+#![expect(clippy::print_stdout, reason = "figures for people who look for them")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{self, Write};
@@ -220,7 +222,7 @@ fn a_value_of_64_mib_costs_a_small_multiple() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("part");
     let mut table = Table::new(1);
-    let mut batches = vec![RowBatch::new(), RowBatch::new(), RowBatch::new()];
+    let mut batches = [RowBatch::new(), RowBatch::new(), RowBatch::new()];
     (0..500).for_each(|id| table.put(id, 100, &mut batches[0]));
     table.put(500, 64 * MIB, &mut batches[1]);
     (501..1000).for_each(|id| table.put(id, 100, &mut batches[2]));

@@ -1,4 +1,5 @@
 //! Restores of real chains, on the embedded database.
+#![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
 
 mod chain;
 
