@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`begin_backup`] records the operation or finds the one to carry on, and gives the
-//! [`BackupJob`] that [`executor::run`](crate::executor::run) drives. A [`cut`] lives as long
+//! [`BackupJob`] that [`executor::run`](crate::executor::run) drives. A `cut` lives as long
 //! as its process: whoever resumes a backup after a crash starts over at a new cut, unless
 //! the log already has an entry of this operation; then only the source is told.
 //!

@@ -1,7 +1,7 @@
 //! Objects by name: a local folder or an object store behind one synchronous face.
 //!
 //! A [`Store`] is rooted at its collection; paths in it are relative, with `/`
-//! between segments, and pass [`check_relative`](super::layout::check_relative).
+//! between segments, and pass [`check_relative`].
 //! Objects are created once and never replaced, and a write that returned is
 //! durable. Asynchronous work runs on one runtime that belongs to this module;
 //! calls block, so they must not come from inside an asynchronous task.

@@ -115,8 +115,8 @@ impl PartReader {
     /// # Errors
     /// [`Kind::Broken`], naming the part: size, magic, schema, row groups or layout are
     /// not what the manifest says, or the manifest contradicts itself. Whatever `file`
-    /// fails with keeps its kind if it is an [`Error`] or [`io::Error`] inside
-    /// [`ParquetError::External`].
+    /// fails with keeps its kind if it is an [`Error`] or [`std::io::Error`] inside
+    /// [`ParquetError::External`](parquet::errors::ParquetError::External).
     pub fn open<R: ChunkReader + 'static>(file: R, read: &PartRead<'_>) -> Result<PartReader> {
         let name = read.part.name.clone();
         open_checked(file, read).map_err(|error| error.context(format!("read part `{name}`")))
