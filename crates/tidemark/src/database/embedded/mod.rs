@@ -147,6 +147,40 @@ impl Default for EmbeddedOptions {
 /// May be open in any number of threads and processes of one machine at once. What a
 /// call returned as done is durable; a call that died in the middle was either done or
 /// had no effect, and needs no repair by hand.
+///
+/// ```
+/// use std::sync::Arc;
+/// use tidemark::database::embedded::{Alteration, EmbeddedDatabase, EmbeddedOptions};
+/// use tidemark::env::SystemEnv;
+/// use tidemark::ids::TableName;
+/// use tidemark::row::{LogicalType, Schema, Value};
+///
+/// # fn main() -> tidemark::Result<()> {
+/// # let place = tempfile::tempdir().unwrap();
+/// # let dir = place.path().join("shop");
+/// let open =
+///     || EmbeddedDatabase::open_or_create(&dir, Arc::new(SystemEnv), EmbeddedOptions::default());
+/// let database = open()?;
+/// let items = TableName::parse("items").unwrap();
+/// let columns = [("order", LogicalType::Int64), ("line", LogicalType::Int64)];
+/// database.create_table(&items, &Schema::new(&columns, &["order", "line"])?, &[])?;
+/// database.put(&items, vec![Value::Int64(1), Value::Int64(1)])?;
+///
+/// // Another handle, in this process or another one, sees it at once.
+/// let other = open()?;
+/// let key = [Value::Int64(1), Value::Int64(1)];
+/// assert!(other.get(&items, &key)?.is_some());
+///
+/// // A new column costs nothing: no row is written, rows that are there have NULL in it.
+/// let logical = LogicalType::Decimal;
+/// let price = Alteration::AddColumn { name: "price".to_owned(), logical };
+/// other.alter(&items, &[price])?;
+/// assert_eq!(database.get(&items, &key)?.unwrap()[2], Value::Null);
+///
+/// let summary = &database.tables()?[0];
+/// assert_eq!((summary.digest.rows, summary.shards.len()), (1, 1));
+/// # Ok(()) }
+/// ```
 pub struct EmbeddedDatabase {
     dir: PathBuf,
     env: Arc<dyn Env>,

@@ -11,6 +11,45 @@ use crate::ids::{CollectionId, Position};
 use crate::lmdb::LmdbContext;
 use crate::row::{Digest, KeyRange, RowBatch, RowStream};
 
+/// Cuts of all visible tables at once.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use tidemark::database::embedded::{EmbeddedDatabase, EmbeddedOptions};
+/// # use tidemark::env::SystemEnv;
+/// # use tidemark::ids::TableName;
+/// # use tidemark::row::{LogicalType, Schema, Value};
+/// use tidemark::database::Source;
+/// use tidemark::ids::CollectionId;
+/// use tidemark::row::{KeyRange, RowBatch};
+///
+/// # fn main() -> tidemark::Result<()> {
+/// # let place = tempfile::tempdir().unwrap();
+/// # let options = EmbeddedOptions::default();
+/// # let dir = place.path().join("shop");
+/// # let database = EmbeddedDatabase::create(&dir, Arc::new(SystemEnv), options)?;
+/// # let orders = TableName::parse("orders").unwrap();
+/// # let schema = Schema::new(&[("id", LogicalType::Int64)], &["id"])?;
+/// # database.create_table(&orders, &schema, &[])?;
+/// database.put(&orders, vec![Value::Int64(1)])?;
+/// let cut = database.snapshot(CollectionId(7))?;
+/// database.put(&orders, vec![Value::Int64(2)])?;
+///
+/// // Whatever is written afterwards, the cut stands still until it is dropped.
+/// let mut rows = cut.scan(0, &KeyRange::ALL)?;
+/// let mut batch = RowBatch::new();
+/// let mut count = 0;
+/// while rows.next_batch(&mut batch)? {
+///     count += batch.len();
+/// }
+/// assert_eq!(count, 1);
+///
+/// // Changes are kept for every collection that took a cut, until it says that it has them,
+/// // or is forgotten.
+/// database.advance(CollectionId(7), cut.position())?;
+/// database.forget_collection(CollectionId(7))?;
+/// # Ok(()) }
+/// ```
 impl Source for EmbeddedDatabase {
     fn identity(&self) -> Result<String> {
         Ok(self.identity_text())

@@ -33,7 +33,42 @@ pub const WRITE_BATCH_ROWS_MAX: usize = 65_536;
 
 /// Rows to put and delete, all of them or none.
 ///
-/// The last change of a key counts.
+/// The last change of a key counts. A batch may touch any tables and shards:
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use tidemark::database::embedded::{EmbeddedDatabase, EmbeddedOptions};
+/// # use tidemark::env::SystemEnv;
+/// # use tidemark::ids::TableName;
+/// # use tidemark::row::{LogicalType, Schema, Value};
+/// use tidemark::database::embedded::WriteBatch;
+///
+/// # fn main() -> tidemark::Result<()> {
+/// # let place = tempfile::tempdir().unwrap();
+/// # let options = EmbeddedOptions::default();
+/// # let dir = place.path().join("bank");
+/// # let database = EmbeddedDatabase::create(&dir, Arc::new(SystemEnv), options)?;
+/// # let accounts = TableName::parse("accounts").unwrap();
+/// # let columns = [("id", LogicalType::Int64), ("balance", LogicalType::Int64)];
+/// # let schema = Schema::new(&columns, &["id"])?;
+/// // `accounts` has its accounts up to 99 in one shard and the others in another.
+/// # database.create_table(&accounts, &schema, &[vec![Value::Int64(100)]])?;
+/// let mut transfer = WriteBatch::new();
+/// transfer.put(&accounts, vec![Value::Int64(7), Value::Int64(60)]);
+/// transfer.put(&accounts, vec![Value::Int64(142), Value::Int64(40)]);
+/// transfer.delete(&accounts, vec![Value::Int64(8)]);
+/// database.write(&transfer)?;
+///
+/// // One change that is refused refuses all of them, and says which it was.
+/// let mut wrong = WriteBatch::new();
+/// wrong.put(&accounts, vec![Value::Int64(9), Value::Int64(1)]);
+/// wrong.put(&accounts, vec![Value::Null, Value::Int64(1)]);
+/// let error = database.write(&wrong).unwrap_err();
+/// assert_eq!(error.kind(), tidemark::Kind::Usage);
+/// assert!(error.message().contains("`accounts`"));
+/// assert!(database.get(&accounts, &[Value::Int64(9)])?.is_none());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct WriteBatch {
     changes: Vec<(TableName, Change)>,
