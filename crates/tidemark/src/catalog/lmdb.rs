@@ -204,13 +204,27 @@ impl Inner {
         self.locks.join(format!("operation-{id}-{epoch}.lock"))
     }
 
+    /// Removes the lock files of an operation's holders before `epoch`: they are dead or fenced,
+    /// and their names are not used again. One of a later epoch may be in use.
+    fn remove_locks_before(&self, id: OperationId, epoch: Epoch) {
+        let prefix = format!("operation-{id}-");
+        let epoch_of =
+            |name: &str| name.strip_prefix(&prefix)?.strip_suffix(".lock")?.parse().ok().map(Epoch);
+        let Ok(entries) = std::fs::read_dir(&self.locks) else { return };
+        for entry in entries.flatten() {
+            let is_before = entry.file_name().to_str().and_then(epoch_of);
+            if is_before.is_some_and(|found| found < epoch) {
+                // Litter costs a few bytes; the next one tries again.
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+
     /// Whether the process behind a holder record can still act.
     fn holding(&self, id: OperationId, record: Option<HolderRecord>) -> Result<Holding> {
         let Some(record) = record else { return Ok(Holding::Free) };
-        let path = self.lock_path(id, record.epoch);
         // Its death let go of the lock; a lock file that is gone was let go of in order.
-        let is_dead =
-            !path.exists() || FileLock::try_acquire(&path, LockMode::Exclusive)?.is_some();
+        let is_dead = !FileLock::is_held(&self.lock_path(id, record.epoch))?;
         if is_dead || record.boot_id != self.env.boot_id() {
             return Ok(Holding::Dead { pid: record.pid });
         }
@@ -365,6 +379,7 @@ impl Catalog for LmdbCatalog {
             // Its owner is dead or fenced; the name is not used again.
             let _ = std::fs::remove_file(inner.lock_path(id, before.epoch));
         }
+        inner.remove_locks_before(id, epoch);
         Ok(Box::new(LmdbHold { inner: Arc::clone(inner), id, epoch, version, lock: Some(lock) }))
     }
 
@@ -404,7 +419,9 @@ impl Catalog for LmdbCatalog {
         for records in [inner.shards, inner.steering] {
             inner.delete_prefix(records, &mut txn, &key(id))?;
         }
-        txn.commit()
+        txn.commit()?;
+        inner.remove_locks_before(id, Epoch(u64::MAX));
+        Ok(())
     }
 
     fn allocate_epoch(&self) -> Result<Epoch> {
@@ -736,5 +753,69 @@ mod tests {
         hold.commit(&commit).unwrap();
         assert!(catalog.shards(id, StepIdx(0)).unwrap().is_empty());
         assert_eq!(catalog.state(id).unwrap().outcome.as_deref(), Some("{}"));
+    }
+
+    /// What the kernel leaves when a holder is killed: its record, and its lock file, unlocked.
+    fn kill_holder(catalog: &LmdbCatalog, id: OperationId, epoch: Epoch) -> PathBuf {
+        let path = catalog.0.lock_path(id, epoch);
+        // The lock stays with the old file; a new one of the same name is nobody's.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "      4711\n").unwrap();
+        path
+    }
+
+    fn lock_files(catalog: &LmdbCatalog) -> Vec<String> {
+        let entries = std::fs::read_dir(&catalog.0.locks).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn two_probers_of_a_dead_holder_both_see_it_dead() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir);
+        let id = catalog.create(&record("a"), b"", &state()).unwrap();
+        let dead = catalog.hold(id, Epoch(1)).unwrap();
+        let path = kill_holder(&catalog, id, Epoch(1));
+        // The first prober is stopped in the middle of its look.
+        let first = std::fs::File::open(&path).unwrap();
+        first.try_lock_shared().unwrap();
+        assert!(matches!(catalog.holder(id).unwrap(), Holding::Dead { .. }));
+        let signed = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(signed, "      4711\n", "a look writes nothing");
+        assert!(catalog.hold(id, Epoch(2)).is_ok());
+        drop((first, dead));
+    }
+
+    #[test]
+    fn a_look_at_a_holder_that_let_go_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir);
+        let id = catalog.create(&record("a"), b"", &state()).unwrap();
+        let dead = catalog.hold(id, Epoch(1)).unwrap();
+        std::fs::remove_file(catalog.0.lock_path(id, Epoch(1))).unwrap();
+        assert!(matches!(catalog.holder(id).unwrap(), Holding::Dead { .. }));
+        assert!(lock_files(&catalog).is_empty());
+        drop(dead);
+    }
+
+    #[test]
+    fn lock_files_of_killed_takers_go_with_the_next_takeover_and_with_forget() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir);
+        let id = catalog.create(&record("a"), b"", &state()).unwrap();
+        let other = catalog.create(&record("b"), b"", &state()).unwrap();
+        let _others = catalog.hold(other, Epoch(1)).unwrap();
+        let theirs = format!("operation-{other}-1.lock");
+        // Killed between its lock and its record.
+        std::fs::write(catalog.0.lock_path(id, Epoch(2)), "").unwrap();
+        let mut hold = catalog.hold(id, Epoch(5)).unwrap();
+        let mut files = lock_files(&catalog);
+        files.sort();
+        assert_eq!(files, [format!("operation-{id}-5.lock"), theirs.clone()]);
+        commit(&mut hold, &State { phase: Phase::Done { txn: Txn(5) }, ..state() }).unwrap();
+        drop(hold);
+        std::fs::write(catalog.0.lock_path(id, Epoch(9)), "").unwrap();
+        catalog.forget(id).unwrap();
+        assert_eq!(lock_files(&catalog), [theirs]);
     }
 }

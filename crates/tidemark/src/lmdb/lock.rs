@@ -6,6 +6,7 @@
 //! line feed.
 
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
@@ -73,6 +74,19 @@ impl FileLock {
         }
         sign(&file, path)?;
         Ok(Some(FileLock { _file: file }))
+    }
+
+    /// Whether somebody holds the lock alone. A look: nothing is made or signed, and those who
+    /// look at the same time do not see one another.
+    ///
+    /// # Errors
+    /// The kinds of [`Error::io`]; a file that is not there is held by nobody.
+    pub(crate) fn is_held(path: &Path) -> Result<bool> {
+        match File::open(path) {
+            Ok(file) => Ok(!try_lock(&file, path, LockMode::Shared)?),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(cause) => Err(Error::io(format!("look at the lock `{}`", path.display()), cause)),
+        }
     }
 }
 
