@@ -17,7 +17,7 @@ use super::record::operation::OperationRecord;
 use super::record::{shard_progress, steering};
 use super::{Catalog, Commit, Hold, Holding, StoredState};
 use crate::database::embedded::EmbeddedDatabase;
-use crate::env::Env;
+use crate::env::{BootTime, Env};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{Epoch, OperationId, ShardIdx, StepIdx, Txn};
 use crate::lmdb::{
@@ -29,6 +29,10 @@ use crate::operation::{Removed, Request, ShardProgress, State};
 ///
 /// Renewals come every two seconds, so seven are missed first.
 const LEASE: Duration = Duration::from_secs(15);
+
+/// Time after which a renewal also clears the slots of readers that died: a killed `operation
+/// watch` would keep every page that it could see, while a long restore commits each second.
+const CLEAR_READERS: Duration = Duration::from_secs(60);
 
 /// How long a command waits for another process that is writing.
 const WRITE_WAIT: Duration = Duration::from_secs(10);
@@ -380,7 +384,14 @@ impl Catalog for LmdbCatalog {
             let _ = std::fs::remove_file(inner.lock_path(id, before.epoch));
         }
         inner.remove_locks_before(id, epoch);
-        Ok(Box::new(LmdbHold { inner: Arc::clone(inner), id, epoch, version, lock: Some(lock) }))
+        Ok(Box::new(LmdbHold {
+            inner: Arc::clone(inner),
+            id,
+            epoch,
+            version,
+            lock: Some(lock),
+            readers_cleared_at: inner.env.boot_time(),
+        }))
     }
 
     fn steer(&self, id: OperationId, request: &Request) -> Result<()> {
@@ -440,6 +451,7 @@ struct LmdbHold {
     epoch: Epoch,
     version: u64,
     lock: Option<FileLock>,
+    readers_cleared_at: BootTime,
 }
 
 impl LmdbHold {
@@ -533,7 +545,13 @@ impl Hold for LmdbHold {
         let mut txn = inner.write_as_holder()?;
         self.check_current(&txn)?;
         inner.put(inner.holder, &mut txn, &key(self.id), &inner.lease(self.epoch).encode())?;
-        txn.commit()
+        txn.commit()?;
+        let now = inner.env.boot_time();
+        if now.since(self.readers_cleared_at) >= CLEAR_READERS {
+            self.readers_cleared_at = now;
+            inner.environment.clear_stale_readers()?;
+        }
+        Ok(())
     }
 
     fn requests(&self) -> Result<Vec<(u64, Request)>> {
@@ -817,5 +835,83 @@ mod tests {
         std::fs::write(catalog.0.lock_path(id, Epoch(9)), "").unwrap();
         catalog.forget(id).unwrap();
         assert_eq!(lock_files(&catalog), [theirs]);
+    }
+
+    /// The real machine, whose clock can be put forward.
+    #[derive(Debug, Default)]
+    struct LaterEnv(std::sync::atomic::AtomicU64);
+
+    impl Env for LaterEnv {
+        fn wall_time(&self) -> WallTime {
+            SystemEnv.wall_time()
+        }
+
+        fn boot_time(&self) -> crate::env::BootTime {
+            let later = self.0.load(std::sync::atomic::Ordering::Relaxed);
+            SystemEnv.boot_time().after(Duration::from_secs(later))
+        }
+
+        fn boot_id(&self) -> u128 {
+            SystemEnv.boot_id()
+        }
+
+        fn random(&self) -> u64 {
+            SystemEnv.random()
+        }
+
+        fn sleep(&self, duration: Duration) {
+            SystemEnv.sleep(duration);
+        }
+    }
+
+    const WATCHER_DIR: &str = "TIDEMARK_TEST_WATCHER_DIR";
+
+    /// No test of its own: the process that
+    /// `a_killed_watcher_does_not_make_the_catalog_grow` kills while it looks.
+    #[test]
+    fn watcher_process() {
+        let Some(dir) = std::env::var_os(WATCHER_DIR) else { return };
+        let catalog = LmdbCatalog::open_or_create(Path::new(&dir), Arc::new(SystemEnv)).unwrap();
+        let _view = catalog.0.environment.read().unwrap();
+        println!("watching");
+        loop {
+            SystemEnv.sleep(Duration::from_secs(600));
+        }
+    }
+
+    #[test]
+    fn a_killed_watcher_does_not_make_the_catalog_grow() {
+        use std::io::BufRead as _;
+        let dir = tempfile::tempdir().unwrap();
+        let env = Arc::new(LaterEnv::default());
+        let catalog = LmdbCatalog::open_or_create(dir.path(), env.clone()).unwrap();
+        let id = catalog.create(&record("a"), b"", &state()).unwrap();
+        let mut hold = catalog.hold(id, Epoch(1)).unwrap();
+        let size = || std::fs::metadata(dir.path().join("data.mdb")).unwrap().len();
+        let drive = |hold: &mut Box<dyn Hold>| {
+            for number in 0..100 {
+                commit(hold, &waiting(number)).unwrap();
+            }
+        };
+        let mut watcher = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", "catalog::lmdb::tests::watcher_process"])
+            .env(WATCHER_DIR, dir.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = std::io::BufReader::new(watcher.stdout.take().unwrap());
+        let watching = said.lines().any(|line| line.unwrap().contains("watching"));
+        watcher.kill().unwrap();
+        watcher.wait().unwrap();
+        assert!(watching);
+        drive(&mut hold);
+        let pinned = size();
+        // A minute of driving later.
+        env.0.store(61, std::sync::atomic::Ordering::Relaxed);
+        hold.renew().unwrap();
+        drive(&mut hold);
+        drive(&mut hold);
+        let grown = size() - pinned;
+        assert!(grown <= 64 << 10, "{grown} bytes in 200 commits");
     }
 }
