@@ -44,7 +44,7 @@ impl EmbeddedDatabase {
             if !is_empty_or_missing(dir)? {
                 return Err(exists());
             }
-            write_marker(dir)?;
+            write_marker(dir, &*env)?;
         }
         check_marker(dir)?;
         match Self::start(dir, env, options)? {
@@ -71,7 +71,7 @@ impl EmbeddedDatabase {
     /// As [`open`](Self::open) and [`create`](Self::create).
     pub fn open_or_create(dir: &Path, env: Arc<dyn Env>, options: EmbeddedOptions) -> Result<Self> {
         if !dir.join(MarkerRecord::FILE).exists() && is_empty_or_missing(dir)? {
-            write_marker(dir)?;
+            write_marker(dir, &*env)?;
         }
         Self::open(dir, env, options)
     }
@@ -155,7 +155,8 @@ fn find_or_create_record(
     Ok((record, Started::Created))
 }
 
-/// The marker before it gets its name.
+/// How the name of a marker begins before it gets its own. A random rest follows: two
+/// processes may write one at once, and each renames its own, whole.
 pub(super) const MARKER_STARTED: &str = ".tidemark-database.json.new";
 
 /// Whether nothing is in `dir` but a marker that was never finished.
@@ -167,7 +168,8 @@ fn is_empty_or_missing(dir: &Path) -> Result<bool> {
         Err(cause) => return Err(looking(cause)),
     };
     for entry in entries {
-        if entry.map_err(looking)?.file_name() != MARKER_STARTED {
+        let name = entry.map_err(looking)?.file_name();
+        if !name.to_string_lossy().starts_with(MARKER_STARTED) {
             return Ok(false);
         }
     }
@@ -175,11 +177,11 @@ fn is_empty_or_missing(dir: &Path) -> Result<bool> {
 }
 
 /// Writes the marker whole or not at all.
-pub(super) fn write_marker(dir: &Path) -> Result<()> {
+pub(super) fn write_marker(dir: &Path, env: &dyn Env) -> Result<()> {
     let write = || {
         fs::create_dir_all(dir)?;
-        let started = dir.join(MARKER_STARTED);
-        let mut file = fs::File::create(&started)?;
+        let started = dir.join(format!("{MARKER_STARTED}-{:016x}", env.random()));
+        let mut file = fs::File::create_new(&started)?;
         file.write_all(&record::encode(&MarkerRecord { kind: MarkerRecord::KIND.to_owned() }))?;
         file.sync_all()?;
         fs::rename(&started, dir.join(MarkerRecord::FILE))

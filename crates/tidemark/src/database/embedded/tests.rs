@@ -771,7 +771,7 @@ fn an_interrupted_creation_is_completed() {
         fs::create_dir(&dir).unwrap();
         fs::write(dir.join(MARKER_STARTED), "{").unwrap();
         if at > 0 {
-            write_marker(&dir).unwrap();
+            write_marker(&dir, &SystemEnv).unwrap();
         }
         if at > 1 {
             fs::create_dir(dir.join("shards")).unwrap();
@@ -974,4 +974,29 @@ fn what_one_handle_does_the_other_sees_at_once() {
     assert_eq!(other.get(&table, &key(1)).unwrap_err().kind(), Kind::NotFound);
     create(&fixture.database, "t", &[0]);
     assert_eq!(other.get(&table, &key(1)).unwrap(), None);
+}
+
+#[test]
+fn two_processes_make_one_database() {
+    for _ in 0..25 {
+        let place = tempfile::tempdir().unwrap();
+        let dir = place.path().join("database");
+        let start = std::sync::Barrier::new(4);
+        let make = || {
+            start.wait();
+            // What one does while the other is anywhere in the same.
+            (0..20).try_for_each(|_| write_marker(&dir, &SystemEnv))?;
+            EmbeddedDatabase::open_or_create(&dir, Arc::new(SystemEnv), options())
+        };
+        let identities: Vec<String> = std::thread::scope(|threads| {
+            let makers: Vec<_> = (0..4).map(|_| threads.spawn(make)).collect();
+            let made = makers.into_iter().map(|maker| maker.join().unwrap().unwrap());
+            made.map(|database| database.identity_text()).collect()
+        });
+        assert!(identities.iter().all(|identity| *identity == identities[0]), "{identities:?}");
+        let left = fs::read_dir(&dir).unwrap();
+        let names = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names: Vec<String> = names.filter(|name| name.starts_with(MARKER_STARTED)).collect();
+        assert!(names.is_empty(), "{names:?}");
+    }
 }
