@@ -105,7 +105,7 @@ impl Error {
 
     /// An input or output error while doing `what`; a full disk and the like are [`Kind::Blocked`].
     pub fn io(what: impl Into<String>, cause: io::Error) -> Error {
-        Error::with_source(kind_of_io(&cause), what, cause)
+        Error::with_source(kind_of_io(&cause), advised(what.into(), &cause), cause)
     }
 
     /// What the caller can do.
@@ -144,6 +144,9 @@ pub(crate) fn kind_of_io(cause: &io::Error) -> Kind {
     if let Some(ours) = cause.get_ref().and_then(|carried| carried.downcast_ref::<Error>()) {
         return ours.kind();
     }
+    if is_too_many_files(cause) {
+        return Kind::Blocked;
+    }
     match cause.kind() {
         StorageFull | QuotaExceeded | ReadOnlyFilesystem | PermissionDenied | FileTooLarge => {
             Kind::Blocked
@@ -151,6 +154,26 @@ pub(crate) fn kind_of_io(cause: &io::Error) -> Kind {
         NotFound => Kind::NotFound,
         Interrupted | TimedOut | WouldBlock | ResourceBusy => Kind::Transient,
         _ => Kind::Fatal,
+    }
+}
+
+/// Numbers of the operating system that `io::ErrorKind` has no stable name for.
+const TOO_MANY_OPEN_FILES: [i32; 2] = [23, 24];
+
+/// Whether the machine or this process has no descriptor left.
+pub(crate) fn is_too_many_files(cause: &io::Error) -> bool {
+    cause.raw_os_error().is_some_and(|code| TOO_MANY_OPEN_FILES.contains(&code))
+}
+
+/// `what` with what a person can do about `cause`, where that is known.
+pub(crate) fn advised(what: String, cause: &io::Error) -> String {
+    if is_too_many_files(cause) {
+        format!(
+            "{what}: too many files are open; raise the limit (`ulimit -n`), or let fewer shards \
+             run at once (`--shards-in-flight`), then run the same command again"
+        )
+    } else {
+        what
     }
 }
 
@@ -187,5 +210,14 @@ mod tests {
     fn a_full_disk_asks_for_a_person() {
         let full = io::Error::from_raw_os_error(28);
         assert_eq!(Error::io("write the mark", full).kind(), Kind::Blocked);
+    }
+
+    #[test]
+    fn too_many_open_files_ask_for_a_person_and_say_what_to_do() {
+        for code in [23, 24] {
+            let error = Error::io("open `part`", io::Error::from_raw_os_error(code));
+            assert_eq!(error.kind(), Kind::Blocked);
+            assert!(error.message().contains("ulimit -n"), "{error}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use heed::MdbError;
 
-use crate::error::{Error, Kind, Result, kind_of_io};
+use crate::error::{Error, Kind, Result, is_too_many_files, kind_of_io};
 
 /// Says what was being done when LMDB refused.
 pub(crate) trait LmdbContext<T> {
@@ -27,8 +27,7 @@ pub(super) fn is_busy(cause: &heed::Error) -> bool {
     }
 }
 
-/// Errors of the operating system that `io::ErrorKind` has no stable name for.
-const TOO_MANY_OPEN_FILES: [i32; 2] = [23, 24];
+/// An error of the operating system that `io::ErrorKind` has no stable name for.
 const OUT_OF_MEMORY: i32 = 12;
 
 fn translate(doing: String, cause: heed::Error) -> Error {
@@ -46,7 +45,7 @@ fn translate(doing: String, cause: heed::Error) -> Error {
 
 fn translate_io(cause: &io::Error) -> (Kind, &'static str) {
     match cause.raw_os_error() {
-        Some(code) if TOO_MANY_OPEN_FILES.contains(&code) => (
+        _ if is_too_many_files(cause) => (
             Kind::Blocked,
             "too many files are open; raise the limit (`ulimit -n`), an open shard takes three",
         ),

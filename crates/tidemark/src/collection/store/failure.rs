@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::io;
 
-use crate::error::{Error, Kind, kind_of_io};
+use crate::error::{Error, Kind, advised, kind_of_io};
 
 /// What the caller can do about `cause`, looking through whatever wraps it:
 /// Parquet's errors, an [`io::Error`] of a reader of ours, object_store's own.
@@ -87,6 +87,15 @@ pub(super) fn failure(
     cause: impl StdError + Send + Sync + 'static,
 ) -> Error {
     let kind = kind_of_cause(&cause).unwrap_or(Kind::Fatal);
+    let mut what = what.into();
+    let mut next: Option<&(dyn StdError + 'static)> = Some(&cause);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            what = advised(what, io);
+            break;
+        }
+        next = error.source();
+    }
     Error::with_source(kind, what, cause)
 }
 
@@ -124,6 +133,7 @@ mod tests {
         means(generic("S3", io::ErrorKind::ConnectionReset.into()), Kind::Transient);
         means(generic("S3", io::ErrorKind::TimedOut.into()), Kind::Transient);
         means(io::Error::from_raw_os_error(28), Kind::Blocked);
+        means(io::Error::from_raw_os_error(24), Kind::Blocked);
         means(io::Error::from(io::ErrorKind::PermissionDenied), Kind::Blocked);
     }
 
@@ -138,5 +148,12 @@ mod tests {
     fn what_no_store_said_is_not_guessed() {
         let other = parquet::errors::ParquetError::General("bad page".to_owned());
         assert_eq!(kind_of_cause(&other), None);
+    }
+
+    #[test]
+    fn too_many_open_files_say_what_to_do() {
+        let cause = io::Error::from_raw_os_error(24);
+        let error = failure("open `part`", cause);
+        assert!(error.message().contains("ulimit -n"), "{error}");
     }
 }
