@@ -44,12 +44,15 @@ impl EmbeddedDatabase {
     ///
     /// # Errors
     /// [`Kind::NotFound`] for no such table; [`Kind::Usage`] for no such column, a name that is
-    /// taken, or a key column that would go; [`Kind::Held`] when writers do not let go in time.
+    /// taken, or a key column that would go; [`Kind::InTheWay`] while a restore is to replace the
+    /// table or to move it on; [`Kind::Held`] when writers do not let go in time.
     pub fn alter(&self, name: &TableName, alterations: &[Alteration]) -> Result<()> {
         let altering = |error: Error| error.context(format!("alter table `{name}`"));
         let alone = self.pass_alone()?;
         let table = self.resolve(&alone.database, name)?;
         let schema = alter_schema(&table.record.schema, alterations).map_err(altering)?;
+        // Told before every row is written, and decided in the transaction below.
+        self.refuse_reserved(&*self.catalog().read()?, name).map_err(altering)?;
         let mut record = TableRecord { schema, ..table.record.clone() };
         if let Some(copy) = &mut record.copy {
             copy.altered = true;
@@ -67,6 +70,7 @@ impl EmbeddedDatabase {
             }
         }
         let mut txn = self.write_catalog()?;
+        self.refuse_reserved(&txn, name).map_err(altering)?;
         self.switch_table(&alone.gate, &mut txn, name, Some(&record))?;
         txn.commit()?;
         drop((built, alone, table));

@@ -45,7 +45,7 @@ impl EmbeddedDatabase {
     /// first few; splits ascend. A crash leaves the table or nothing.
     ///
     /// # Errors
-    /// [`Kind::InTheWay`] when the name is taken; [`Kind::Usage`] for a table without key,
+    /// [`Kind::InTheWay`] when the name is taken, or reserved by a restore; [`Kind::Usage`] for a table without key,
     /// splits that do not ascend, or more than [`SHARDS_MAX`] shards; [`Kind::Held`] when
     /// writers do not let go in time.
     pub fn create_table(
@@ -66,8 +66,8 @@ impl EmbeddedDatabase {
     /// `id` is its identity and that of its digests.
     ///
     /// # Errors
-    /// [`Kind::InTheWay`] when the name is taken; [`Kind::Held`] when writers do not let go in
-    /// time. The shards are garbage then.
+    /// [`Kind::InTheWay`] when the name is taken, or reserved by a restore; [`Kind::Held`] when
+    /// writers do not let go in time. The shards are garbage then.
     pub(super) fn name_new_table(
         &self,
         name: &TableName,
@@ -83,6 +83,7 @@ impl EmbeddedDatabase {
             let message = format!("the name is taken by {by}");
             return Err(Error::new(Kind::InTheWay, message));
         }
+        self.refuse_reserved(&txn, name)?;
         let table = TableRecord {
             id,
             digest_id: id,
@@ -103,11 +104,14 @@ impl EmbeddedDatabase {
     /// Removes a table and its rows; whoever still reads them reads on.
     ///
     /// # Errors
-    /// [`Kind::NotFound`]; [`Kind::Held`] when writers do not let go in time.
+    /// [`Kind::NotFound`]; [`Kind::InTheWay`] while a restore is to replace it or to move it on;
+    /// [`Kind::Held`] when writers do not let go in time.
     pub fn drop_table(&self, name: &TableName) -> Result<()> {
         let alone = self.pass_alone()?;
         self.resolve(&alone.database, name)?;
         let mut txn = self.write_catalog()?;
+        let dropping = |error: Error| error.context(format!("drop table `{name}`"));
+        self.refuse_reserved(&txn, name).map_err(dropping)?;
         self.switch_table(&alone.gate, &mut txn, name, None)?;
         txn.commit()?;
         drop(alone);
@@ -122,6 +126,8 @@ impl EmbeddedDatabase {
     pub fn truncate(&self, name: &TableName) -> Result<()> {
         let alone = self.pass_alone()?;
         let table = self.resolve(&alone.database, name)?;
+        let emptying = |error: Error| error.context(format!("empty table `{name}`"));
+        self.refuse_reserved(&*self.catalog().read()?, name).map_err(emptying)?;
         let shards = self.build_generations(table.record.shards.len() as u32)?;
         let mut record = table.record.clone();
         record.base_position = alone.database.next_cut();
@@ -135,6 +141,7 @@ impl EmbeddedDatabase {
             txn.commit()?;
         }
         let mut txn = self.write_catalog()?;
+        self.refuse_reserved(&txn, name).map_err(emptying)?;
         self.switch_table(&alone.gate, &mut txn, name, Some(&record))?;
         txn.commit()?;
         drop(alone);

@@ -149,7 +149,8 @@ impl EmbeddedDatabase {
     ///
     /// # Errors
     /// [`Kind::Usage`] for whatever is wrong with file or request: file, line, what was found
-    /// and what was expected. [`Kind::InTheWay`] when the table exists and was to be made.
+    /// and what was expected. [`Kind::InTheWay`] when the table exists and was to be made, or
+    /// a restore reserved the name.
     /// [`Kind::Transient`] when others kept writing to the table. [`Kind::Blocked`] for a full
     /// disk. [`Kind::Held`] when writers do not let go in time.
     pub fn load(&self, request: &LoadRequest) -> Result<LoadReport> {

@@ -39,11 +39,15 @@ impl EmbeddedDatabase {
     /// The table that is to become equal to the file; `None` if there is none.
     ///
     /// # Errors
-    /// [`Kind::InTheWay`] when the request does not allow for a table.
+    /// [`Kind::InTheWay`] when the request does not allow for a table, or an operation reserved
+    /// the name.
     pub(super) fn find_base(&self, request: &LoadRequest) -> Result<Option<Base>> {
         let alone = self.pass_alone()?;
         let name = &request.table;
-        let record = self.catalog().table(&*self.catalog().read()?, name)?;
+        let txn = self.catalog().read()?;
+        self.refuse_reserved(&txn, name)?;
+        let record = self.catalog().table(&txn, name)?;
+        drop(txn);
         let Some(record) = record else { return Ok(None) };
         if !record.is_visible() {
             let message = "the name is taken by a hidden copy of a restore";
@@ -194,6 +198,7 @@ impl Load<'_> {
             return Ok(false);
         }
         let mut txn = database.write_catalog()?;
+        database.refuse_reserved(&txn, &self.request.table)?;
         if base.view.table.record != *after {
             database.switch_table(&alone.gate, &mut txn, &self.request.table, Some(after))?;
         }

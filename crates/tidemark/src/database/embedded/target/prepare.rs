@@ -143,13 +143,7 @@ impl EmbeddedDatabase {
         untouched: &HashMap<TableName, TableRecord>,
     ) -> Result<HiddenTableRecord> {
         let name = &plan.name;
-        if let Some(other) = self.target_records().reserved_by(txn, name)? {
-            let message = format!(
-                "the table name `{name}` is reserved by operation {other}; wait for its end or \
-                 cancel it"
-            );
-            return Err(Error::new(Kind::InTheWay, message));
-        }
+        self.refuse_reserved(txn, name)?;
         check_cut(plan)?;
         let found = self.catalog().table(txn, name)?;
         let base = match (plan.disposition, found) {
@@ -174,6 +168,25 @@ impl EmbeddedDatabase {
             base,
             complete: false,
         })
+    }
+
+    /// Refuses a table name that an operation will publish under, to whoever would make, drop
+    /// or reshape what stands there; that lasts as long as the transaction.
+    ///
+    /// # Errors
+    /// [`Kind::InTheWay`], naming the operation.
+    pub(in crate::database::embedded) fn refuse_reserved(
+        &self,
+        txn: &heed::RoTxn<'_>,
+        name: &TableName,
+    ) -> Result<()> {
+        let Some(by) = self.target_records().reserved_by(txn, name)? else { return Ok(()) };
+        let message = format!(
+            "the table name `{name}` is reserved by operation {by}, which restores under it; wait \
+             for its end with `tidemark operation wait {by}`, or give it up with `tidemark \
+             operation cancel {by}`"
+        );
+        Err(Error::new(Kind::InTheWay, message))
     }
 
     /// Makes and claims the shards of all hidden tables; whether any was not recorded as complete.

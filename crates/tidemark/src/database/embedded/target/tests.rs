@@ -8,7 +8,7 @@ use crate::database::conformance::{
     Capture, Rows, SourceSubject, Subject, TargetSubject, check_source, check_target,
 };
 use crate::database::embedded::record::GenerationRecord;
-use crate::database::embedded::{Alteration, EmbeddedOptions, WriteBatch};
+use crate::database::embedded::{Alteration, EmbeddedOptions, LoadMode, LoadRequest, WriteBatch};
 use crate::database::{Disposition, Origin, Source};
 use crate::env::SystemEnv;
 use crate::ids::{CollectionId, Epoch, OperationId, ShardIdx, StepIdx, TableId};
@@ -388,7 +388,14 @@ fn a_copy_dropped_meanwhile_is_told_and_not_made_anew() {
     let plan = plan(Disposition::RollForward, 2);
     place.database().prepare(fence(1), std::slice::from_ref(&plan)).unwrap();
     place.database().seal(fence(1)).unwrap();
-    place.drop_table(&plan.name).unwrap();
+    // The name is reserved, so no call drops it; what else might is told all the same.
+    let database = place.database();
+    let alone = database.pass_alone().unwrap();
+    let mut txn = database.write_catalog().unwrap();
+    database.switch_table(&alone.gate, &mut txn, &plan.name, None).unwrap();
+    txn.commit().unwrap();
+    drop(alone);
+    database.tidy();
     let error = place.database().publish(fence(1), Publish::Visible).unwrap_err();
     assert_eq!(error.kind(), Kind::InTheWay, "{error}");
     assert_eq!(place.rows(&plan.name).unwrap(), None);
@@ -533,5 +540,82 @@ fn shards_are_filled_in_parallel_and_one_of_two_rivals_wins_each_chunk() {
     for shard in 0..3 {
         assert_eq!(count(database, &at(shard)), 50);
         assert_eq!(database.mark(&at(shard)).unwrap().unwrap().digest().rows, 50);
+    }
+}
+
+/// The file of a load into the table of [`plan`].
+fn load_request(place: &Place, mode: LoadMode) -> LoadRequest {
+    let file = place.dir.with_file_name("orders.csv");
+    std::fs::write(&file, "id,note\n1,theirs\n").unwrap();
+    LoadRequest {
+        table: plan(Disposition::Fresh, 1).name,
+        file,
+        key: vec!["id".to_owned()],
+        mode,
+        shards: Some(1),
+        types: std::collections::BTreeMap::new(),
+    }
+}
+
+#[track_caller]
+fn is_reserved<T: std::fmt::Debug>(what: &str, refused: Result<T>) {
+    let error = refused.expect_err(what);
+    assert_eq!(error.kind(), Kind::InTheWay, "{what}: {error}");
+    for words in ["operation 1", "tidemark operation cancel 1"] {
+        assert!(error.message().contains(words), "{what}: {error}");
+    }
+}
+
+#[test]
+fn a_reserved_name_is_refused_to_db_load() {
+    let place = Place::new();
+    let database = place.database();
+    let Schema { columns, .. } = plan(Disposition::Fresh, 1).schema;
+    let columns: Vec<_> = columns.iter().map(|column| (&*column.name, column.logical)).collect();
+    let (name, schema) =
+        (plan(Disposition::Fresh, 1).name, Schema::new(&columns, &["id"]).unwrap());
+    database.prepare(fence(1), &[plan(Disposition::Fresh, 1)]).unwrap();
+    apply(database, fence(1), &at(0), &rows([1], "ours")).unwrap();
+    is_reserved("create", database.create_table(&name, &schema, &[]));
+    is_reserved("load", database.load(&load_request(&place, LoadMode::Create)));
+    is_reserved("sync", database.load(&load_request(&place, LoadMode::Sync)));
+    database.seal(fence(1)).unwrap();
+    is_reserved("load when sealed", database.load(&load_request(&place, LoadMode::Create)));
+    database.publish(fence(1), Publish::Visible).unwrap();
+    // From then on the table is its owner's.
+    database.load(&load_request(&place, LoadMode::Sync)).unwrap();
+}
+
+#[test]
+fn a_name_is_free_again_when_its_operation_is_cancelled() {
+    let place = Place::new();
+    let database = place.database();
+    database.prepare(fence(1), &[plan(Disposition::Fresh, 1)]).unwrap();
+    database.discard(fence(1)).unwrap();
+    database.load(&load_request(&place, LoadMode::Create)).unwrap();
+}
+
+#[test]
+fn a_table_that_a_restore_moves_on_or_replaces_keeps_its_shape_until_then() {
+    for disposition in [Disposition::RollForward, Disposition::Replace] {
+        let place = Place::new();
+        let database = place.database();
+        let name = plan(disposition, 1).name;
+        let made_by = Fence { operation: OperationId(7), ..fence(1) };
+        database.prepare(made_by, &[plan(Disposition::Fresh, 1)]).unwrap();
+        database.seal(made_by).unwrap();
+        database.publish(made_by, Publish::Visible).unwrap();
+        database.prepare(fence(1), &[plan(disposition, 2)]).unwrap();
+        let before = database.tables().unwrap();
+        is_reserved("drop", database.drop_table(&name));
+        is_reserved("truncate", database.truncate(&name));
+        is_reserved("sync", database.load(&load_request(&place, LoadMode::Sync)));
+        let rename = Alteration::RenameColumn { from: "note".into(), to: "remark".into() };
+        is_reserved("alter", database.alter(&name, &[rename]));
+        assert_eq!(database.tables().unwrap(), before);
+        // Its rows are still to be written; the restore tells at its end.
+        place.write(&name, &rows([5], "by a user")).unwrap();
+        database.discard(fence(1)).unwrap();
+        database.drop_table(&name).unwrap();
     }
 }
