@@ -220,6 +220,7 @@ impl Store {
             (Disposition::Fresh, Some(_)) => {
                 Err(refuse(Kind::InTheWay, format!("`{name}` exists already")))
             }
+            (Disposition::ReplaceCopy { table }, found) => check_replaced(name, table, found),
             (Disposition::RollForward, found) => check_copy(plan, found),
         }
     }
@@ -241,6 +242,18 @@ impl Store {
             }
         });
         Hidden { plan: plan.clone(), base: base.map(|base| base.id), shards: shards.collect() }
+    }
+}
+
+/// Refuses to replace anything but the untouched copy that was planned with.
+fn check_replaced(name: &TableName, copy: TableId, found: Option<&Table>) -> Result<()> {
+    let is_untouched = |table: &Table| table.copy.as_ref().is_some_and(|copy| !copy.written_to);
+    match found {
+        Some(found) if found.id == copy && is_untouched(found) => Ok(()),
+        _ => Err(refuse(
+            Kind::InTheWay,
+            format!("the copy `{name}` was written to, dropped or replaced since it was restored"),
+        )),
     }
 }
 

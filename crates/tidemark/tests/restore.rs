@@ -5,7 +5,10 @@ mod chain;
 
 use std::sync::Arc;
 
-use chain::{Chain, backup, database, dump, env, name, restore, restore_done, sp500};
+use chain::{
+    Chain, backup, begin, data, database, drive, dump, env, name, restore, restore_done, sp500,
+    sync,
+};
 use tidemark::Kind;
 use tidemark::catalog::{Catalog, LmdbCatalog};
 use tidemark::collection::{Collection, Store};
@@ -68,6 +71,33 @@ fn a_copy_that_was_written_to_is_not_rolled_forward() {
     let error = restore(&target, &collection, &options, MEMORY_BYTES_DEFAULT).unwrap_err();
     assert_eq!(error.kind(), Kind::InTheWay);
     assert!(error.message().contains("written to"), "{error}");
+    assert_eq!(dump(&target, "sp500"), before);
+}
+
+#[test]
+fn a_copy_written_to_while_it_is_replaced_by_continue_is_kept() {
+    let (chain, collection) = sp500([0].into_iter());
+    let source = database(&chain.folder.path().join("source"));
+    let target = database(&chain.folder.path().join("target"));
+    restore_done(&target, &collection, &RestoreOptions::default());
+    // Emptied and filled again, the table comes whole in the next backup.
+    source.truncate(&name("sp500")).unwrap();
+    sync(&source, "sp500", "Symbol", &data("sp500")[1]);
+    backup(&source, &collection);
+    let options = RestoreOptions { roll_forward: true, ..RestoreOptions::default() };
+    let catalog = LmdbCatalog::of_database(&target, env()).unwrap();
+    let (memory, scratch) = (MEMORY_BYTES_DEFAULT, target.scratch_dir());
+    let begun = begin(&catalog, target.clone(), &collection, &options, memory, &scratch).unwrap();
+    assert!(begun.notices.iter().any(|notice| notice.contains("is replaced")));
+    target.delete(&name("sp500"), &[Value::Text("MMM".to_owned())]).unwrap();
+    let before = dump(&target, "sp500");
+    match drive(&catalog, &begun).unwrap() {
+        Ended::Failed(failure) => {
+            assert_eq!(failure.kind, Kind::InTheWay);
+            assert!(failure.message.contains("written to"), "{failure:?}");
+        }
+        ended => panic!("{ended:?}"),
+    }
     assert_eq!(dump(&target, "sp500"), before);
 }
 

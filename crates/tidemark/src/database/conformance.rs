@@ -100,6 +100,11 @@ pub const TARGET_PROMISES: &[(&str, TargetPromise)] = &[
     ("a_held_copy_rolls_forward", roll_forward::a_held_copy_rolls_forward),
     ("a_copy_written_to_is_refused", roll_forward::a_copy_written_to_is_refused),
     ("a_copy_written_to_meanwhile_is_kept", roll_forward::a_copy_written_to_meanwhile_is_kept),
+    (
+        "a_copy_written_to_while_it_is_replaced_is_kept",
+        roll_forward::a_copy_written_to_while_it_is_replaced_is_kept,
+    ),
+    ("an_untouched_copy_is_replaced", roll_forward::an_untouched_copy_is_replaced),
     ("a_copy_cut_differently_is_refused", roll_forward::a_copy_cut_differently_is_refused),
     ("what_is_no_copy_is_not_rolled_forward", roll_forward::what_is_no_copy_is_not_rolled_forward),
     ("discard_keeps_a_published_copy", roll_forward::discard_keeps_a_published_copy),

@@ -161,7 +161,8 @@ pub trait Target: Debug + Send + Sync {
     ///
     /// # Errors
     /// [`Kind::InTheWay`](crate::Kind::InTheWay): a name is taken by a table, or reserved by another
-    /// operation, which is named; a copy to roll forward was written to, altered or dropped.
+    /// operation, which is named; a copy to replace or roll forward was written to, altered or
+    /// dropped.
     /// [`Kind::Usage`](crate::Kind::Usage): a table was prepared differently before, or is
     /// new to a sealed operation; the shards of a copy to roll forward are cut differently.
     /// [`Kind::Fenced`](crate::Kind::Fenced): also after a discard, whatever the epoch.
@@ -227,8 +228,8 @@ pub trait Target: Debug + Send + Sync {
     ///
     /// # Errors
     /// After each of them nothing is published.
-    /// [`Kind::InTheWay`](crate::Kind::InTheWay) when a name was taken meanwhile, or a copy that is rolled
-    /// forward was written to, altered or dropped meanwhile.
+    /// [`Kind::InTheWay`](crate::Kind::InTheWay) when a name was taken meanwhile, or a copy that is
+    /// replaced or rolled forward was written to, altered or dropped meanwhile.
     /// [`Kind::Usage`](crate::Kind::Usage) when the operation is not sealed.
     /// [`Kind::NotFound`](crate::Kind::NotFound) when nothing was prepared.
     fn publish(&self, fence: Fence, how: Publish) -> Result<()>;
@@ -300,6 +301,12 @@ pub enum Disposition {
     Fresh,
     /// The new table takes the name; the old one goes with the publishing transaction.
     Replace,
+    /// The same in the place of a restored copy, which must still be there, and must not be
+    /// written to: what a user did to it would be lost without a word.
+    ReplaceCopy {
+        /// The copy.
+        table: TableId,
+    },
     /// The existing copy moves on to a later restore point; its shards stay as they are cut.
     RollForward,
 }

@@ -363,7 +363,8 @@ fn roll_forward(
     if whole >= next {
         notices.push(format!("table `{name}` comes whole again in a newer backup: it is replaced"));
         let shards = cut::cut(chain, cut::shard_count(chain.row_bytes()));
-        let table = new_table(inputs, chain.table, name, shards, Disposition::Replace, whole);
+        let replaced = Disposition::ReplaceCopy { table: existing.id };
+        let table = new_table(inputs, chain.table, name, shards, replaced, whole);
         return Ok(Some(table));
     }
     let shards = existing.shards;
@@ -456,6 +457,7 @@ impl fmt::Display for RestorePlan {
             let how = match table.target.disposition {
                 Disposition::Fresh => "new",
                 Disposition::Replace => "replaces the table of that name",
+                Disposition::ReplaceCopy { .. } => "replaces the copy",
                 Disposition::RollForward => "moves the copy on",
             };
             let proof = if table.state.is_some() { "chain and source" } else { "chain" };

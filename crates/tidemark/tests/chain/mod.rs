@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tidemark::backup::{BackupChoice, BackupOptions, BackupRequest, begin_backup};
 use tidemark::catalog::LmdbCatalog;
 use tidemark::collection::{Collection, Store};
+use tidemark::database::Target;
 use tidemark::database::embedded::{
     DumpFormat, EmbeddedDatabase, EmbeddedOptions, LoadMode, LoadRequest,
 };
@@ -15,7 +16,7 @@ use tidemark::env::{Env, SystemEnv};
 use tidemark::executor::{Ended, Intent, Stop, Unobserved, run};
 use tidemark::ids::TableName;
 use tidemark::restore::options::MEMORY_BYTES_DEFAULT;
-use tidemark::restore::{RestoreOptions, Room, Route, begin_restore};
+use tidemark::restore::{BegunRestore, RestoreOptions, Room, Route, begin_restore};
 
 /// A source, its collection, and what the source held at each backup.
 pub struct Chain {
@@ -86,26 +87,30 @@ pub fn restore(
     memory_bytes: u64,
 ) -> tidemark::Result<Ended> {
     let catalog = LmdbCatalog::of_database(target, env()).unwrap();
+    let begun =
+        begin(&catalog, target.clone(), collection, options, memory_bytes, &target.scratch_dir())?;
+    drive(&catalog, &begun)
+}
+
+/// Records a restore, or finds the unfinished one.
+pub fn begin(
+    catalog: &LmdbCatalog,
+    target: Arc<dyn Target>,
+    collection: &Arc<Collection>,
+    options: &RestoreOptions,
+    memory_bytes: u64,
+    scratch: &Path,
+) -> tidemark::Result<BegunRestore> {
     let route = Route { collection: "collection", target: "embedded:target" };
-    let room = Room { window: 10, memory_bytes, scratch: target.scratch_dir() };
-    let begun = begin_restore(
-        &catalog,
-        target.clone(),
-        Arc::clone(collection),
-        route,
-        options,
-        &room,
-        &SystemEnv,
-    )?;
-    run(
-        &catalog,
-        &begun.job,
-        begun.id,
-        Intent::CarryOn,
-        &SystemEnv,
-        &Stop::default(),
-        &mut Unobserved,
-    )
+    let room = Room { window: 10, memory_bytes, scratch: scratch.to_owned() };
+    let collection = Arc::clone(collection);
+    begin_restore(catalog, target, collection, route, options, &room, &SystemEnv)
+}
+
+/// Drives a restore to where it rests.
+pub fn drive(catalog: &LmdbCatalog, begun: &BegunRestore) -> tidemark::Result<Ended> {
+    let (intent, stop) = (Intent::CarryOn, Stop::default());
+    run(catalog, &begun.job, begun.id, intent, &SystemEnv, &stop, &mut Unobserved)
 }
 
 #[track_caller]

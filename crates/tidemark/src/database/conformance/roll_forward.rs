@@ -157,6 +157,55 @@ pub(super) fn a_copy_written_to_meanwhile_is_kept(subject: &mut dyn TargetSubjec
     promise.equal("rows", &visible(promise, subject, &name("a")), &before);
 }
 
+/// A table whole, in the place of the copy that stands there.
+fn replacement(promise: Promise, subject: &dyn TargetSubject) -> TargetTable {
+    let copy = existing(promise, subject.target(), &name("a"));
+    let disposition = Disposition::ReplaceCopy { table: copy.id };
+    TargetTable { origin: origin(2), ..table("a", disposition) }
+}
+
+pub(super) fn a_copy_written_to_while_it_is_replaced_is_kept(subject: &mut dyn TargetSubject) {
+    let promise = Promise("a_copy_written_to_while_it_is_replaced_is_kept");
+    let mut before = restored(promise, subject, Publish::Visible);
+    let (second, table) = (fence(SECOND, 1), replacement(promise, subject));
+    promise.ok("prepare", subject.target().prepare(second, std::slice::from_ref(&table)));
+    apply_all(promise, subject.target(), second, &table, 0, &upserts(0..9, "newer"));
+    promise.ok("seal", subject.target().seal(second));
+    let theirs = vec![Change::upsert(7, "by a user")];
+    promise.ok("write", subject.write(&name("a"), &chunk(&theirs)));
+    expect_changes(&mut before, &theirs);
+    for _ in 0..2 {
+        let result = subject.target().publish(second, Publish::Visible);
+        promise.refused("publish", result, Kind::InTheWay);
+        promise.equal("rows", &visible(promise, subject, &name("a")), &before);
+        promise.ok("reopen", subject.reopen());
+    }
+    promise.ok("discard", subject.target().discard(second));
+    let third = fence(crate::ids::OperationId(3), 1);
+    let result = subject.target().prepare(third, std::slice::from_ref(&table));
+    promise.refused("prepare", result, Kind::InTheWay);
+    promise.ok("drop", subject.drop_table(&name("a")));
+    let result = subject.target().prepare(third, std::slice::from_ref(&table));
+    promise.refused("prepare over nothing", result, Kind::InTheWay);
+    create(promise, subject, &name("a"), &theirs);
+    let result = subject.target().prepare(third, &[table]);
+    promise.refused("prepare over a table of others", result, Kind::InTheWay);
+    promise.equal("rows", &visible(promise, subject, &name("a")), &rows_of(&theirs));
+}
+
+pub(super) fn an_untouched_copy_is_replaced(subject: &mut dyn TargetSubject) {
+    let promise = Promise("an_untouched_copy_is_replaced");
+    restored(promise, subject, Publish::Visible);
+    let table = replacement(promise, subject);
+    let newer = upserts(0..9, "newer");
+    restore(promise, subject.target(), fence(SECOND, 1), &table, &newer, Publish::Visible);
+    for _ in 0..2 {
+        promise.equal("rows", &visible(promise, subject, &name("a")), &rows_of(&newer));
+        stands(promise, subject, 2, false);
+        promise.ok("reopen", subject.reopen());
+    }
+}
+
 pub(super) fn a_copy_cut_differently_is_refused(subject: &mut dyn TargetSubject) {
     let promise = Promise("a_copy_cut_differently_is_refused");
     restored(promise, subject, Publish::Visible);

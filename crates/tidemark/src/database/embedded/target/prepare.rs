@@ -11,7 +11,7 @@ use crate::database::embedded::record::{
 use crate::database::{Disposition, Fence, TargetTable};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::ids::{TableName, Txn};
+use crate::ids::{TableId, TableName, Txn};
 use crate::lmdb::WriteTxn;
 
 impl EmbeddedDatabase {
@@ -44,7 +44,7 @@ impl EmbeddedDatabase {
         Ok(())
     }
 
-    /// The copies that are to be rolled forward, as they are while the caller is in the gate.
+    /// The copies that are to be rolled forward or replaced, as they are while the caller is in the gate.
     ///
     /// Looks into every shard, so it is called before the catalog is locked.
     ///
@@ -56,8 +56,9 @@ impl EmbeddedDatabase {
     ) -> Result<HashMap<TableName, TableRecord>> {
         let mut untouched = HashMap::new();
         for plan in plans {
-            if plan.disposition != Disposition::RollForward {
-                continue;
+            match plan.disposition {
+                Disposition::RollForward | Disposition::ReplaceCopy { .. } => {}
+                Disposition::Fresh | Disposition::Replace => continue,
             }
             let record = self.catalog().table(&*self.catalog().read()?, &plan.name)?;
             let Some(record) = record else { continue };
@@ -149,6 +150,10 @@ impl EmbeddedDatabase {
         let base = match (plan.disposition, found) {
             (Disposition::Replace, _) | (Disposition::Fresh, None) => HiddenBase::Empty,
             (Disposition::Fresh, Some(_)) => return Err(exists(name)),
+            (Disposition::ReplaceCopy { table }, found) => {
+                check_replaced(name, table, found.as_ref(), untouched.get(name))?;
+                HiddenBase::Empty
+            }
             (Disposition::RollForward, found) => base_of(plan, found, untouched.get(name))?,
         };
         let generations = match &base {
@@ -300,6 +305,20 @@ fn base_of(
     Ok(HiddenBase::Copied { table: record.id, generations })
 }
 
+/// Refuses to replace another table than the copy that was planned with, as it was then.
+///
+/// # Errors
+/// [`Kind::InTheWay`].
+pub(super) fn check_replaced(
+    name: &TableName,
+    copy: TableId,
+    found: Option<&TableRecord>,
+    untouched: Option<&TableRecord>,
+) -> Result<()> {
+    let stands = found.is_some_and(|found| found.id == copy && found.copy.is_some());
+    if stands && found == untouched { Ok(()) } else { Err(gone(name)) }
+}
+
 pub(super) fn exists(name: &TableName) -> Error {
     let message =
         format!("table `{name}` exists already; restore under another name, or replace it");
@@ -308,8 +327,8 @@ pub(super) fn exists(name: &TableName) -> Error {
 
 pub(super) fn written_to(name: &TableName) -> Error {
     let message = format!(
-        "the copy `{name}` was written to since it was restored; rolling it forward would lose \
-         that, so restore it anew or under another name"
+        "the copy `{name}` was written to since it was restored; moving it on would lose that, so \
+         restore it anew or under another name"
     );
     Error::new(Kind::InTheWay, message)
 }

@@ -1,6 +1,6 @@
 //! The end of an operation: its tables get their names, or everything goes.
 
-use super::prepare::{exists, gone};
+use super::prepare::{check_replaced, exists, gone};
 use super::{TargetOperationState, discarded, is_unfinished, unprepared};
 use crate::database::embedded::record::{
     CopyRecord, HiddenBase, HiddenTableRecord, ShardFence, ShardRecord, TableRecord,
@@ -83,6 +83,12 @@ impl EmbeddedDatabase {
     ) -> Result<TableId> {
         let name = &hidden.plan.name;
         match &hidden.base {
+            HiddenBase::Empty
+                if let Disposition::ReplaceCopy { table } = hidden.plan.disposition =>
+            {
+                check_replaced(name, table, found, untouched)?;
+                Ok(TableId(self.env().random_id()))
+            }
             HiddenBase::Empty
                 if hidden.plan.disposition == Disposition::Fresh && found.is_some() =>
             {
