@@ -53,7 +53,7 @@ pub(crate) fn of_kind(kind: Kind) -> Exit {
         Kind::Usage => Exit::Usage,
         Kind::NotFound => Exit::NotFound,
         // Fenced: another process took the operation over and carries on with it.
-        Kind::Held | Kind::Fenced => Exit::Held,
+        Kind::Held | Kind::Overtaken | Kind::Fenced => Exit::Held,
         Kind::InTheWay => Exit::InTheWay,
         Kind::Broken => Exit::Broken,
         Kind::Mismatch => Exit::Mismatch,
@@ -73,6 +73,7 @@ mod tests {
             (Kind::Usage, 2),
             (Kind::NotFound, 10),
             (Kind::Held, 11),
+            (Kind::Overtaken, 11),
             (Kind::InTheWay, 14),
             (Kind::Broken, 13),
             (Kind::Mismatch, 4),

@@ -26,6 +26,9 @@ pub enum Kind {
     NotFound,
     /// Someone else holds it: a lock, a lease, an operation, a log entry.
     Held,
+    /// Somebody else was faster, and what was made here can never be published: another backup
+    /// took the number. Nothing of theirs was touched; starting over builds on what they made.
+    Overtaken,
     /// The target is in the way: the name exists, the copy was written to.
     InTheWay,
     /// The chain is broken: a missing, changed, truncated or contradictory file.
@@ -49,6 +52,7 @@ impl Kind {
             Kind::Usage => "usage",
             Kind::NotFound => "not_found",
             Kind::Held => "held",
+            Kind::Overtaken => "overtaken",
             Kind::InTheWay => "in_the_way",
             Kind::Broken => "broken",
             Kind::Mismatch => "mismatch",
@@ -64,12 +68,13 @@ impl Kind {
     }
 
     /// Every kind.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Transient,
         Kind::Blocked,
         Kind::Usage,
         Kind::NotFound,
         Kind::Held,
+        Kind::Overtaken,
         Kind::InTheWay,
         Kind::Broken,
         Kind::Mismatch,

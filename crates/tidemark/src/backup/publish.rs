@@ -22,7 +22,7 @@ impl BackupJob<'_> {
     /// leaves garbage, after it a backup whose source keeps changes that it need not keep.
     ///
     /// # Errors
-    /// [`Kind::Held`] when another backup took the number: nothing of it is touched, and
+    /// [`Kind::Overtaken`] when another backup took the number: nothing of it is touched, and
     /// carrying on starts over. What the store and the source say otherwise.
     pub(super) fn publish(&self) -> Result<()> {
         let manifest = match self.find_own()? {
@@ -44,7 +44,7 @@ impl BackupJob<'_> {
         match cut.new.commit(&self.parts.collection, &manifest) {
             Ok(_) => Ok(manifest),
             Err(error) => {
-                if error.kind() == Kind::Held {
+                if error.kind() == Kind::Overtaken {
                     cut.spend();
                 }
                 Err(error)

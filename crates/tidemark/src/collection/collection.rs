@@ -335,7 +335,7 @@ impl NewBackup {
     /// A crash before the log entry leaves garbage; after it, the backup exists.
     ///
     /// # Errors
-    /// [`Kind::Held`]: another backup took the number; nothing is removed and nothing of the
+    /// [`Kind::Overtaken`]: another backup took the number; nothing is removed and nothing of the
     /// other touched. [`Kind::Broken`]: the manifest contradicts itself, its parent or the
     /// parts that are there.
     pub fn commit(&self, collection: &Collection, manifest: &Manifest) -> Result<LogEntry> {

@@ -102,5 +102,5 @@ pub(super) fn lost_race(sequence: Sequence, by: &str) -> Error {
         "commit backup {sequence}: another backup took that number ({by}); nothing of it was \
          touched. Run the same command again: it builds on the newer backup"
     );
-    Error::new(Kind::Held, message)
+    Error::new(Kind::Overtaken, message)
 }

@@ -578,7 +578,7 @@ fn of_two_who_commit_at_once_exactly_one_wins_and_nothing_is_deleted() {
         let won = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
         assert_eq!(won, 1, "{outcomes:?}");
         let lost = outcomes.iter().find_map(|outcome| outcome.as_ref().err()).unwrap();
-        assert_eq!(lost.kind(), Kind::Held, "{lost}");
+        assert_eq!(lost.kind(), Kind::Overtaken, "{lost}");
         assert!(lost.message().contains("another backup took that number"), "{lost}");
         let reading = read(collection.store()).unwrap();
         assert_eq!(reading.log.len(), 2);
@@ -610,7 +610,7 @@ fn committing_again_after_a_crash_succeeds_and_other_content_does_not() {
 
     let mut other = manifest.clone();
     other.cut_at = WallTime(1);
-    assert_eq!(begun.commit(&collection, &other).unwrap_err().kind(), Kind::Held);
+    assert_eq!(begun.commit(&collection, &other).unwrap_err().kind(), Kind::Overtaken);
     assert_eq!(collection.manifest(&first).unwrap(), manifest);
 }
 

@@ -23,7 +23,8 @@ pub use retry::RetryPolicy;
 pub use shards::{ShardProgress, ShardStatus};
 
 use crate::env::BootTime;
-use crate::ids::{Attempt, OperationId, ShardIdx, StepIdx};
+use crate::error::Kind;
+use crate::ids::{Attempt, OperationId, ShardIdx, StepIdx, Txn};
 use retry::Decision;
 use shards::Shards;
 
@@ -462,6 +463,14 @@ impl Operation {
                     transition.effects.push(Effect::StopInFlight);
                 }
                 self.release(transition);
+                let was = match (was, failure.kind) {
+                    // What was made can never be published: no publishing is left to be
+                    // protected from a cancel, and whoever resumes begins at a new cut.
+                    (Working::Applying { txn, .. }, Kind::Overtaken) => {
+                        self.start_over(txn, StepIdx(0), transition)
+                    }
+                    (was, _) => was,
+                };
                 self.state.phase = Phase::Failed { was, failure };
             }
             Phase::Reverting { .. } => unreachable!("undoing rests and is tried again"),
@@ -495,11 +504,7 @@ impl Operation {
             Working::Applying { txn, .. } => (txn, StepIdx(0)),
             Working::Allocating => return Err(self.illegal(Event::CutLost)),
         };
-        transition.changed = true;
-        transition.changes = Changes { shards: Vec::new(), removed: Removed::Step(step) };
-        self.shards = Shards::default();
-        self.state.finished = Work::default();
-        let again = Working::Proposing { txn, step };
+        let again = self.start_over(txn, step, transition);
         match std::mem::replace(&mut self.state.phase, Phase::FIRST) {
             // It stays failed until somebody resumes it, and then begins at a new cut.
             Phase::Failed { failure, .. } => self.enter(Phase::Failed { was: again, failure }),
@@ -509,6 +514,15 @@ impl Operation {
             | Phase::Cancelled { .. } => self.enter(Phase::Working(again)),
         }
         Ok(())
+    }
+
+    /// Drops what was done in `step`, which is to be proposed again.
+    fn start_over(&mut self, txn: Txn, step: StepIdx, transition: &mut Transition) -> Working {
+        transition.changed = true;
+        transition.changes = Changes { shards: Vec::new(), removed: Removed::Step(step) };
+        self.shards = Shards::default();
+        self.state.finished = Work::default();
+        Working::Proposing { txn, step }
     }
 
     fn steer(&mut self, request: Request, transition: &mut Transition) {
@@ -576,7 +590,7 @@ impl Operation {
                 transition.effects.push(Effect::StopShard(ticket));
             }
             let message = format!("no progress for {} s; started again", silence_max.as_secs());
-            let failure = Failure { kind: crate::Kind::Transient, message };
+            let failure = Failure { kind: Kind::Transient, message };
             self.shard_failed(shard, failure, moment, transition);
         }
         if self.state.phase.has_shards() {

@@ -51,6 +51,7 @@ pub fn decide(kind: Kind) -> Decision {
         Kind::Blocked => Decision::Pause,
         Kind::Usage
         | Kind::NotFound
+        | Kind::Overtaken
         | Kind::InTheWay
         | Kind::Broken
         | Kind::Mismatch
@@ -105,6 +106,7 @@ mod tests {
         assert_eq!(decide(Kind::Blocked), Decision::Pause);
         assert_eq!(decide(Kind::Broken), Decision::Fail);
         assert_eq!(decide(Kind::Mismatch), Decision::Fail);
+        assert_eq!(decide(Kind::Overtaken), Decision::Fail);
         assert_eq!(decide(Kind::Transient), Decision::Retry);
     }
 }
