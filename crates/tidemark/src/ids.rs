@@ -75,6 +75,12 @@ pub struct TableId(pub u128);
 #[serde(try_from = "String", into = "String")]
 pub struct CollectionId(pub u128);
 
+/// A cut of a source, named by 128 random bits: positions repeat in a database that was rolled
+/// back and in a copy of it, this does not.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CutId(pub u128);
+
 macro_rules! hex_id {
     ($name:ident) => {
         impl fmt::Display for $name {
@@ -111,6 +117,7 @@ macro_rules! hex_id {
 
 hex_id!(TableId);
 hex_id!(CollectionId);
+hex_id!(CutId);
 
 /// A table's name as its database knows it: schema and name, both exact.
 ///

@@ -144,3 +144,59 @@ fn a_backup_that_lost_a_race_can_be_cancelled() {
     let ours = |path: &String| path.ends_with(".parquet") && !path.starts_with(only.as_str());
     assert!(!strays.iter().any(ours), "{strays:?}");
 }
+
+/// Copies a database that nobody has open.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
+
+/// A collection whose newest backup, an increment, was taken of another history than that of
+/// the source that is given: of a copy, or of what a rollback undid.
+fn forked() -> (World, Arc<EmbeddedDatabase>) {
+    let world = World::new();
+    let catalog = world.catalog("operations");
+    done(&catalog, &world.begin(&catalog, BackupChoice::Full));
+    let place = world.folder.path().join("source");
+    let elsewhere = world.folder.path().join("elsewhere");
+    let World { folder, source, collection } = world;
+    drop(source);
+    copy(&place, &elsewhere);
+    let world = World { folder, source: database(&place), collection };
+    world.write(50..150);
+    done(&catalog, &world.begin(&catalog, BackupChoice::Incremental));
+    (world, database(&elsewhere))
+}
+
+#[test]
+fn an_increment_of_a_source_that_was_rolled_back_or_copied_is_refused() {
+    let (world, other) = forked();
+    let catalog = world.catalog("operations of the other");
+    write(&other, world.folder.path(), 0..300);
+    for cuts_before in [0, 1, 2] {
+        for kind in [BackupChoice::Incremental, BackupChoice::Auto] {
+            let refused = world.try_begin(&other, &catalog, kind).unwrap_err();
+            assert_eq!(refused.kind(), Kind::Broken, "after {cuts_before} cuts: {refused}");
+            assert!(refused.message().contains("rolled back"), "{refused}");
+            assert!(refused.message().contains("--full"), "{refused}");
+        }
+    }
+    assert_eq!(world.collection.log().unwrap().len(), 2);
+
+    let full = world.try_begin(&other, &catalog, BackupChoice::Full).unwrap();
+    done(&catalog, &full);
+    write(&other, world.folder.path(), 10..310);
+    let next = world.try_begin(&other, &catalog, BackupChoice::Incremental).unwrap();
+    done(&catalog, &next);
+    let target = database(&world.folder.path().join("target"));
+    chain::restore_done(&target, &world.collection, &tidemark::restore::RestoreOptions::default());
+    assert_eq!(chain::dump(&target, "t"), chain::dump(&other, "t"));
+}

@@ -13,7 +13,7 @@ use crate::database::{Delta, ParentTable, Snapshot, Source, SourceTable};
 use crate::env::{Env, WallTime};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::ids::{Attempt, Position, ShardIdx, TableId, TableName};
+use crate::ids::{Attempt, CutId, Position, ShardIdx, TableId, TableName};
 use crate::operation::Work;
 use crate::row::{KeyRange, RowStream};
 
@@ -96,7 +96,8 @@ impl Cut {
     ///
     /// # Errors
     /// As [`Collection::begin_backup`] and [`Source::snapshot`]; [`Kind::Usage`] for a parent
-    /// of another source or selection; [`Kind::NotFound`] for a pattern that selects no table
+    /// of another source or selection; [`Kind::Broken`] for a source that does not know its
+    /// parent's cut; [`Kind::NotFound`] for a pattern that selects no table
     /// of a full; [`Kind::Unsupported`] for a table without a key.
     pub(super) fn take(request: &CutRequest<'_>) -> Result<Cut> {
         let new = request.collection.begin_backup(request.kind, request.env)?;
@@ -105,6 +106,9 @@ impl Cut {
         let snapshot = request.source.snapshot(request.collection.id())?;
         let cut_at = request.env.wall_time();
         failpoint::hit("backup.after_cut");
+        if let Some(parent) = &parent {
+            check_past(&*snapshot, parent)?;
+        }
 
         let (selected, gone) = select(snapshot.tables(), request)?;
         let mut tables = Vec::with_capacity(selected.len());
@@ -160,6 +164,11 @@ impl Cut {
 
     pub(super) fn position(&self) -> Position {
         self.snapshot.position()
+    }
+
+    /// Its name, if the source gives one.
+    pub(super) fn id(&self) -> Option<CutId> {
+        self.snapshot.cut_id()
     }
 
     /// What a shard's table carries of `range`.
@@ -315,6 +324,24 @@ fn parent_manifest(request: &CutRequest<'_>, new: &NewBackup) -> Result<Option<M
     let manifest = request.collection.manifest(entry)?;
     check_parent(&manifest, request.source_identity, request.tables)?;
     Ok(Some(manifest))
+}
+
+/// Refuses an increment of a source that was rolled back to before its parent's cut, or that
+/// is a copy: positions repeat there, and changes would be missed without a word.
+fn check_past(snapshot: &dyn Snapshot, parent: &Manifest) -> Result<()> {
+    let Some(cut) = parent.source.cut else { return Ok(()) };
+    let position = parent.source.to;
+    if snapshot.is_after(position, cut)? {
+        return Ok(());
+    }
+    let message = format!(
+        "an increment would build on backup `{}`, whose cut `{cut}` at position {position} this \
+         database does not know: it was rolled back to an older state since, or is a copy that \
+         went its own way. What changed since that backup cannot be told; take a new full backup \
+         (--full). Every restore point that is there can still be restored",
+        parent.directory
+    );
+    Err(Error::new(Kind::Broken, message))
 }
 
 /// Positions of the selected tables, and the patterns that select none.

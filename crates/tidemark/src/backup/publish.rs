@@ -75,6 +75,7 @@ impl BackupJob<'_> {
                 identity: parts.resolved.source_identity.clone(),
                 from: cut.parent_position,
                 to: cut.position(),
+                cut: cut.id(),
             },
             cut_at: cut.cut_at,
             tables,

@@ -106,7 +106,7 @@ pub(super) fn manifest(new: &NewBackup, tables: Vec<TableEntry>) -> Manifest {
         kind: new.kind,
         directory: new.directory.clone(),
         parent: new.parent.clone(),
-        source: SourceLink { identity: "embedded:0".to_owned(), from, to },
+        source: SourceLink { identity: "embedded:0".to_owned(), from, to, cut: None },
         cut_at: WallTime(NOW_MS + new.sequence.0 * 60_000),
         totals: totals(&tables).unwrap(),
         tables,

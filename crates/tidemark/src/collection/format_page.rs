@@ -11,7 +11,7 @@ use super::manifest::{
 };
 use crate::collection::accept::{UnverifiedManifest, totals};
 use crate::env::WallTime;
-use crate::ids::{CollectionId, Position, Sequence, TableId, TableName};
+use crate::ids::{CollectionId, CutId, Position, Sequence, TableId, TableName};
 use crate::row::digest::RowHasher;
 use crate::row::key::encode_key_value;
 use crate::row::payload::{begin, put_unchanged, put_value};
@@ -196,6 +196,7 @@ fn the_documents_shown_are_what_the_code_writes() {
             identity: "embedded:5d1c".to_owned(),
             from: Some(Position(17)),
             to: Position(23),
+            cut: Some(CutId(0x1234_5678_9abc_def0_1234_5678_9abc_def0)),
         },
         cut_at: WallTime(NOW_MS + 1000),
         totals: totals(std::slice::from_ref(&orders)).unwrap(),

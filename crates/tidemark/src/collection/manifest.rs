@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::env::WallTime;
-use crate::ids::{CollectionId, Position, Sequence, TableId, TableName};
+use crate::ids::{CollectionId, CutId, Position, Sequence, TableId, TableName};
 use crate::row::key::hex_bytes;
 use crate::row::{Digest, Schema};
 
@@ -123,6 +123,10 @@ pub struct SourceLink {
     pub from: Option<Position>,
     /// Position of this cut.
     pub to: Position,
+    /// Name of this cut, if the source gives one: an increment asks the source for its
+    /// parent's. See [`Snapshot::cut_id`](crate::database::Snapshot::cut_id).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<CutId>,
 }
 
 /// One table of a backup.

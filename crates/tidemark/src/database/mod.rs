@@ -10,7 +10,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::ids::{CollectionId, Epoch, OperationId, Position, ShardIdx, TableId, TableName, Txn};
+use crate::ids::{
+    CollectionId, CutId, Epoch, OperationId, Position, ShardIdx, TableId, TableName, Txn,
+};
 use crate::row::{Digest, KeyRange, RowBatch, RowStream, Schema};
 
 pub mod conformance;
@@ -43,6 +45,22 @@ pub trait Source: Debug + Send + Sync {
 pub trait Snapshot: Debug + Send + Sync {
     /// Position of the cut: an increment from here sees exactly what came later.
     fn position(&self) -> Position;
+
+    /// Random name of this cut, which the source keeps for as long as an increment may follow
+    /// it; `None`, the default, for a source that no rollback and no copy can make repeat a
+    /// position.
+    fn cut_id(&self) -> Option<CutId> {
+        None
+    }
+
+    /// Whether the cut `cut` at `position` is in the past of this database: `false` once the
+    /// database was rolled back to before it, and in a copy that was made before it.
+    ///
+    /// Also `true` for what is too old to be told; [`delta`](Self::delta) says so then.
+    fn is_after(&self, position: Position, cut: CutId) -> Result<bool> {
+        let _ = (position, cut);
+        Ok(true)
+    }
 
     /// The tables of the cut, sorted by name.
     fn tables(&self) -> &[SourceTable];

@@ -4,6 +4,10 @@
 //! the keys it changes with `P + 1`: the cut that will see them first. A cut raises
 //! the position to `P + 1` while nobody writes. So the increment from cut `A` to cut
 //! `B` carries exactly the keys whose stamp is above `A`, read at `B`.
+//!
+//! Positions repeat in a database that was rolled back, and in a copy. So each cut also has
+//! a random name, kept until no increment can follow it: whoever builds on a cut whose name
+//! is not known here builds on the history of another.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -13,7 +17,7 @@ use super::read::{TableView, decode_stamp};
 use super::record::{DatabaseRecord, GenerationNumber, GenerationRecord};
 use super::shard::Shard;
 use crate::error::{Error, Kind, Result};
-use crate::ids::{CollectionId, Position};
+use crate::ids::{CollectionId, CutId, Position};
 use crate::lmdb::{LmdbContext, WriteTxn};
 
 /// Entries of a change log that one transaction looks at while forgetting.
@@ -26,6 +30,10 @@ pub(super) struct Cut {
     pub(super) tables: Vec<TableView>,
     /// The database's record with the position of this cut.
     pub(super) database: DatabaseRecord,
+    /// Random name of this cut.
+    pub(super) id: CutId,
+    /// The cuts before it that an increment may follow, by position.
+    pub(super) past: Vec<(Position, CutId)>,
 }
 
 impl EmbeddedDatabase {
@@ -43,9 +51,12 @@ impl EmbeddedDatabase {
         if registered.iter().all(|(other, _)| *other != collection) {
             self.catalog().put_source_position(&mut txn, collection, Some(database.position))?;
         }
+        let past = self.catalog().cuts(&txn)?;
+        let id = CutId(self.env().random_id());
+        self.catalog().put_cut(&mut txn, database.position, id)?;
         txn.commit()?;
         drop(alone);
-        Ok(Cut { tables, database })
+        Ok(Cut { tables, database, id, past })
     }
 
     /// Records that `collection` needs no change up to `to`; forgets what nobody needs.
@@ -93,6 +104,8 @@ impl EmbeddedDatabase {
         }
         database.trimmed_to = needed;
         self.catalog().put_database(txn, &database)?;
+        // No increment follows an older cut any more.
+        self.catalog().remove_cuts_before(txn, needed)?;
         Ok(Some(needed))
     }
 

@@ -4,18 +4,19 @@
 //! records change together. The same environment also holds the records of
 //! operations, in databases of their own.
 
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 use heed::{RoTxn, RwTxn, WithoutTls};
 
 use super::record::{
-    self, DatabaseRecord, GenerationNumber, GenerationRecord, RedoRecord, SourcePositionRecord,
-    TableRecord,
+    self, CutRecord, DatabaseRecord, GenerationNumber, GenerationRecord, RedoRecord,
+    SourcePositionRecord, TableRecord,
 };
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::ids::{CollectionId, OperationId, Position, TableName};
+use crate::ids::{CollectionId, CutId, OperationId, Position, TableName};
 use crate::lmdb::{Environment, KEY_BYTES_MAX, LmdbContext, NamedDatabase, WriteTxn};
 
 /// Key of the database's own record.
@@ -30,6 +31,7 @@ pub(crate) struct Catalog {
     generations: NamedDatabase,
     source_positions: NamedDatabase,
     redo: NamedDatabase,
+    cuts: NamedDatabase,
 }
 
 impl Catalog {
@@ -39,10 +41,10 @@ impl Catalog {
         env: &dyn Env,
         wait: Duration,
     ) -> Result<Catalog> {
-        let names = ["database", "tables", "generations", "source_positions", "redo"];
-        let [database, tables, generations, source_positions, redo] =
+        let names = ["database", "tables", "generations", "source_positions", "redo", "cuts"];
+        let [database, tables, generations, source_positions, redo, cuts] =
             environment.create_databases(names, env, wait)?;
-        Ok(Catalog { environment, database, tables, generations, source_positions, redo })
+        Ok(Catalog { environment, database, tables, generations, source_positions, redo, cuts })
     }
 
     /// Where the records lie.
@@ -224,6 +226,30 @@ impl Catalog {
             }
             None => self.source_positions.delete(txn, &key).during(writing).map(|_| ()),
         }
+    }
+
+    /// The cuts that an increment may follow, by position.
+    pub(crate) fn cuts(&self, txn: &RoTxn<'_>) -> Result<Vec<(Position, CutId)>> {
+        let mut cuts = Vec::new();
+        for entry in self.cuts.iter(txn).during(reading)? {
+            let (key, stored) = entry.during(reading)?;
+            let CutRecord { id } = record::decode(stored)?;
+            cuts.push((Position(number_of_key(key)?), id));
+        }
+        Ok(cuts)
+    }
+
+    /// Stores the name of the cut at `position`.
+    pub(crate) fn put_cut(&self, txn: &mut RwTxn<'_>, position: Position, id: CutId) -> Result<()> {
+        let stored = record::encode(&CutRecord { id });
+        self.cuts.put(txn, &position.0.to_be_bytes(), &stored).during(writing)
+    }
+
+    /// Forgets the cuts before `position`.
+    pub(crate) fn remove_cuts_before(&self, txn: &mut RwTxn<'_>, position: Position) -> Result<()> {
+        let end = position.0.to_be_bytes();
+        let older = (Bound::Unbounded, Bound::Excluded(end.as_slice()));
+        self.cuts.delete_range(txn, &older).during(writing).map(|_| ())
     }
 
     /// The oldest batch that is recorded and not yet applied to all its shards.

@@ -7,7 +7,7 @@ use super::capture::Cut;
 use super::read::{Reads, TableCursor, TableView, decode_stamp};
 use crate::database::{Delta, ParentTable, Snapshot, Source, SourceShard, SourceTable};
 use crate::error::{Error, Kind, Result};
-use crate::ids::{CollectionId, Position};
+use crate::ids::{CollectionId, CutId, Position};
 use crate::lmdb::LmdbContext;
 use crate::row::{Digest, KeyRange, RowBatch, RowStream};
 
@@ -98,7 +98,7 @@ impl EmbeddedSnapshot {
         if !record.schema.same_key(&parent.schema) {
             return Some("its key columns changed after the parent".to_owned());
         }
-        if parent.position > database.position {
+        if parent.position >= database.position {
             return Some("the parent was taken after this cut".to_owned());
         }
         if record.base_position > parent.position {
@@ -140,6 +140,16 @@ fn source_table(view: &TableView) -> Result<SourceTable> {
 impl Snapshot for EmbeddedSnapshot {
     fn position(&self) -> Position {
         self.cut.database.position
+    }
+
+    fn cut_id(&self) -> Option<CutId> {
+        Some(self.cut.id)
+    }
+
+    fn is_after(&self, position: Position, cut: CutId) -> Result<bool> {
+        let known = self.cut.past.binary_search_by_key(&position, |(position, _)| *position);
+        let is_forgotten = position < self.cut.database.trimmed_to;
+        Ok(is_forgotten || known.is_ok_and(|at| self.cut.past[at].1 == cut))
     }
 
     fn tables(&self) -> &[SourceTable] {

@@ -6,6 +6,7 @@
 //! | `tables` | table name as text | [`TableRecord`] |
 //! | `generations` | generation number, `u64` big-endian | [`GenerationRecord`] |
 //! | `source_positions` | collection id, `u128` big-endian | [`SourcePositionRecord`] |
+//! | `cuts` | position, `u64` big-endian | [`CutRecord`] |
 //! | `redo` | sequence number, `u64` big-endian | [`RedoRecord`], binary |
 //! | `target_operations` | operation, `u64` big-endian | [`TargetOperationRecord`] |
 //! | `hidden_tables` | operation, `u64` big-endian; table name as text | [`HiddenTableRecord`] |
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
 
+mod cut;
 mod database;
 mod generation;
 mod hidden_table;
@@ -33,6 +35,7 @@ mod source_position;
 mod table;
 mod target_operation;
 
+pub(crate) use cut::CutRecord;
 pub(crate) use database::DatabaseRecord;
 pub(crate) use generation::{GenerationNumber, GenerationRecord};
 pub(crate) use hidden_table::{HiddenBase, HiddenTableRecord};
