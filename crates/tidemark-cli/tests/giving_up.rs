@@ -110,3 +110,17 @@ fn a_cancel_after_publishing_is_told_that_it_is_done() {
     let args = ["operation", "get", "1", "--target", "embedded:copy"];
     assert!(tidemark.run(args).expect_code(0).stdout.contains("done"));
 }
+
+#[test]
+fn a_backup_that_was_killed_can_be_cancelled_until_it_has_its_log_entry() {
+    for (point, code) in [("backup.before_log_entry:1", 0), ("backup.after_log_entry:1", 1)] {
+        let folder = support::temp_folder();
+        let tidemark = Tidemark::new(folder.path());
+        load(&tidemark, folder.path(), "shop", "id,item\n1,tea\n");
+        tidemark.with_failpoint(point).run(BACKUP).expect_killed();
+        let args = ["operation", "cancel", "1", "--source", "embedded:shop"];
+        tidemark.run(args).expect_code(code);
+        let listed = tidemark.run(["backups", "backups", "--json"]);
+        assert_eq!(listed.stdout.contains("_full"), code == 1, "{point}: {listed}");
+    }
+}

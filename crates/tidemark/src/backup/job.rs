@@ -158,10 +158,17 @@ impl Job for BackupJob<'_> {
                 self.publish()?;
                 TaskOutcome::Published
             }
-            Task::Discard { .. } => {
-                self.remove_own_garbage();
-                TaskOutcome::Discarded
-            }
+            Task::Discard { .. } => match self.find_own()? {
+                // Its log entry was made, and nobody had heard of it: it is a backup.
+                Some((_, manifest)) => {
+                    self.say(BackupOutcome::of(&manifest));
+                    TaskOutcome::Published
+                }
+                None => {
+                    self.remove_own_garbage();
+                    TaskOutcome::Discarded
+                }
+            },
         };
         Ok(done)
     }
