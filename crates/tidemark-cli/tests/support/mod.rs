@@ -10,9 +10,11 @@
     unused_imports,
     reason = "each test binary compiles its own copy and uses a part of it"
 )]
+#![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
 
 use std::path::{Path, PathBuf};
 
+pub(crate) mod chain;
 pub(crate) mod deadline;
 pub(crate) mod process;
 

@@ -19,6 +19,7 @@ use crate::collection::manifest::PartEntry;
 use crate::collection::part::{PartKind, PartOptions, PartWriter};
 use crate::database::LinkTally;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 use crate::ids::{Attempt, LinkIdx, TableId};
 use crate::row::{RowBatch, RowStream, Schema};
 
@@ -413,8 +414,11 @@ fn write_description(run: &SortedRun, path: &Path, partial: &str) -> io::Result<
 
 /// Makes what was written to `file` durable, and then known by `path`.
 fn settle(file: &File, partial: &Path, path: &Path) -> io::Result<()> {
+    failpoint::hit_io("run.settle")?;
     file.sync_all()?;
+    failpoint::hit("run.before_rename");
     fs::rename(partial, path)?;
+    failpoint::hit("run.after_rename");
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -8,6 +8,7 @@ use heed::CompactionOption;
 use super::{DATA_FILE, Environment, LmdbContext, sync_directory};
 use crate::env::Env;
 use crate::error::{Error, Result};
+use crate::failpoint;
 
 /// Ends the name of a copy that is being written.
 const COPYING_SUFFIX: &str = ".copying";
@@ -31,15 +32,18 @@ impl Environment {
         let doing = || format!("copy `{}` to `{}`", self.dir.display(), dir.display());
         // Compacting goes through an ordinary view; a plain copy would hold LMDB's writer
         // mutex, which cannot be waited for with a limit.
+        failpoint::hit_io("lmdb.copy").map_err(|cause| Error::io(doing(), cause))?;
         let copied =
             self.inner.copy_to_path(&unfinished, CompactionOption::Enabled).during(doing)?;
         copied.sync_all().map_err(|cause| Error::io(doing(), cause))?;
         // A link is refused when the name is taken, where a rename would put an empty start
         // over a copy that somebody already writes to.
+        failpoint::hit("lmdb.before_copy_link");
         match fs::hard_link(&unfinished, &file) {
             Err(_) if file.exists() => {}
             linked => linked.map_err(|cause| Error::io(doing(), cause))?,
         }
+        failpoint::hit("lmdb.after_copy_link");
         remove_unfinished(dir)?;
         sync_directory(dir)
     }

@@ -22,6 +22,7 @@ use heed::{CommitOrAbort, EnvOpenOptions, RoTxn, RwTxn, WithoutTls};
 
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 
 mod copy;
 mod error;
@@ -160,6 +161,7 @@ impl Environment {
             return Ok(databases);
         }
         let WriteTxn { txn, lock, .. } = self.write(env, wait)?;
+        failpoint::hit("lmdb.before_commit");
         let created = self.inner.create_databases_and_commit(txn, |opener, txn| {
             let mut databases = Vec::with_capacity(N);
             for name in names {
@@ -169,6 +171,7 @@ impl Environment {
             heed::Result::Ok(CommitOrAbort::<_, ()>::Commit(databases))
         });
         drop(lock);
+        failpoint::hit("lmdb.after_commit");
         let created = created.during(|| format!("create databases in `{}`", self.dir.display()))?;
         Ok(created.commit().expect("the closure commits"))
     }
@@ -233,8 +236,12 @@ impl WriteTxn<'_> {
     /// [`Kind::Blocked`] for a full disk or map; nothing was written then.
     pub(crate) fn commit(self) -> Result<()> {
         let WriteTxn { txn, lock, .. } = self;
-        let committed = txn.commit();
+        failpoint::hit("lmdb.before_commit");
+        // A refused transaction is dropped, as LMDB drops one that it cannot write.
+        let writable = failpoint::hit_io("lmdb.commit").map_err(heed::Error::Io);
+        let committed = writable.and_then(|()| txn.commit());
         drop(lock);
+        failpoint::hit("lmdb.after_commit");
         committed.during(|| "commit".to_owned())
     }
 }

@@ -126,6 +126,7 @@ impl ShardRun for ShardApply<'_> {
         if self.mark.done {
             return Ok(ChunkOutcome::Done { done: self.done() });
         }
+        let from = self.mark.rows;
         let more = self.gather().map_err(|error| error.context(self.place()))?;
         self.advance_mark(more);
         failpoint::hit("restore.before_apply");
@@ -135,7 +136,7 @@ impl ShardRun for ShardApply<'_> {
             .map_err(|error| error.context(self.place()))?;
         failpoint::hit("restore.after_apply");
         failpoint::note_chunk(format_args!(
-            "{} {} {} {}",
+            "{} {} {} {from} {}",
             work.ticket.step, work.shard.table, work.shard.shard, self.mark.rows
         ));
         if more {

@@ -16,6 +16,7 @@ use std::sync::Mutex;
 
 use super::{ObjectEntry, PutOutcome};
 use crate::env::WallTime;
+use crate::failpoint;
 
 /// Deepest folder that is listed: a collection has three levels; a loop of links has no end.
 const DEPTH_MAX: u32 = 16;
@@ -211,12 +212,14 @@ pub(super) struct LocalDraft {
 
 impl LocalDraft {
     pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        failpoint::hit_io("store.write")?;
         self.file.write_all(bytes)
     }
 
     /// Makes the file durable and visible under its name, unless something has the name.
     pub(super) fn publish(mut self) -> io::Result<PutOutcome> {
         self.file.sync_all()?;
+        failpoint::hit("store.before_object");
         let folder = self.place.parent().expect("a draft lies in a folder").to_path_buf();
         let outcome = match fs::hard_link(&self.draft, &self.place) {
             Ok(()) => PutOutcome::Created,
@@ -230,6 +233,7 @@ impl LocalDraft {
         };
         // In both cases: who is told `Exists` may rely on it as much as its writer.
         sync_folder(&folder)?;
+        failpoint::hit("store.after_object");
         // A draft that stays costs space until the garbage is removed, nothing else.
         let _ = fs::remove_file(&self.draft);
         self.published = true;

@@ -9,6 +9,7 @@ use super::record::{GenerationNumber, GenerationRecord, TableRecord};
 use super::shard::{self, Shard};
 use super::{EmbeddedDatabase, SHARDS_MAX};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 use crate::ids::TableName;
 use crate::lmdb::{FileLock, LockMode, WriteTxn};
 
@@ -114,7 +115,9 @@ impl EmbeddedDatabase {
             .filter(|live| *live <= SHARDS_MAX)
             .ok_or_else(|| too_many_shards(database.live_shards, after.len() as u32))?;
         self.catalog().put_database(txn, &database)?;
-        self.catalog().put_table(txn, name, table)
+        self.catalog().put_table(txn, name, table)?;
+        failpoint::hit("generation.switched");
+        Ok(())
     }
 
     /// Gives generations up; they go after their last reader.
@@ -181,8 +184,10 @@ impl EmbeddedDatabase {
             return Ok(false);
         };
         let aside = self.scratch_dir().join(format!("{GARBAGE_PREFIX}{number}"));
+        failpoint::hit("generation.before_move_aside");
         fs::rename(&dir, &aside)
             .map_err(|cause| Error::io(format!("move `{}` aside", dir.display()), cause))?;
+        failpoint::hit("generation.after_move_aside");
         Ok(true)
     }
 

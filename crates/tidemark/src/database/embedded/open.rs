@@ -16,6 +16,7 @@ use super::target::TargetRecords;
 use super::{EmbeddedDatabase, EmbeddedOptions};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 use crate::lmdb::{Environment, EnvironmentOptions, sync_directory};
 
 /// Address space reserved for the catalog.
@@ -178,13 +179,16 @@ fn is_empty_or_missing(dir: &Path) -> Result<bool> {
 
 /// Writes the marker whole or not at all.
 pub(super) fn write_marker(dir: &Path, env: &dyn Env) -> Result<()> {
-    let write = || {
+    let write = || -> std::io::Result<()> {
         fs::create_dir_all(dir)?;
         let started = dir.join(format!("{MARKER_STARTED}-{:016x}", env.random()));
         let mut file = fs::File::create_new(&started)?;
         file.write_all(&record::encode(&MarkerRecord { kind: MarkerRecord::KIND.to_owned() }))?;
         file.sync_all()?;
-        fs::rename(&started, dir.join(MarkerRecord::FILE))
+        failpoint::hit("database.before_marker");
+        fs::rename(&started, dir.join(MarkerRecord::FILE))?;
+        failpoint::hit("database.after_marker");
+        Ok(())
     };
     write()
         .map_err(|cause| Error::io(format!("create a database in `{}`", dir.display()), cause))?;

@@ -19,6 +19,7 @@ use super::apply::{check_key_length, key_for_people};
 use super::record::{DatabaseRecord, GenerationNumber, RedoRecord, RedoShard};
 use super::{EmbeddedDatabase, TableHandle};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 use crate::ids::{Position, TableId, TableName};
 use crate::lmdb::{FileLock, LockMode};
 use crate::row::digest::RowHasher;
@@ -237,6 +238,7 @@ impl EmbeddedDatabase {
     ) -> Result<()> {
         for shard in &redo.shards {
             self.apply_to_shard(shard, Some(sequence), capture)?;
+            failpoint::hit("redo.after_shard");
         }
         let mut txn = self.write_catalog()?;
         self.catalog().remove_redo(&mut txn, sequence)?;

@@ -7,6 +7,7 @@ use super::file::StagedFile;
 use super::{Load, LoadReport, SHARDS_DEFAULT, file, plan};
 use crate::database::embedded::{Shard, ShardBuilder};
 use crate::error::Result;
+use crate::failpoint;
 use crate::ids::TableId;
 use crate::row::{KeyRange, RowBatch, RowStream};
 
@@ -18,7 +19,9 @@ impl Load<'_> {
         let staged = self.stage(&schema, shards)?;
         let id = TableId(self.database.env().random_id());
         let (ranges, built) = self.build_shards(&staged, id)?;
+        failpoint::hit("load.before_switch");
         self.database.name_new_table(&self.request.table, id, &schema, ranges, &built)?;
+        failpoint::hit("load.after_switch");
         let tally = Tally { inserted: staged.rows.row_count(), ..Tally::default() };
         Ok(LoadReport::new(self.file, tally, Vec::new()))
     }

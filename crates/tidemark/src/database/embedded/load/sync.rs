@@ -20,6 +20,7 @@ use crate::database::embedded::{
     TableView,
 };
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 use crate::ids::{Position, TableName};
 use crate::row::{ChangeOp, KeyRange, RowBatch, RowCodec, RowRef};
 
@@ -205,7 +206,9 @@ impl Load<'_> {
         if !batch.shards.is_empty() {
             database.catalog().add_redo(&mut txn, batch)?;
         }
+        failpoint::hit("load.before_switch");
         txn.commit()?;
+        failpoint::hit("load.after_switch");
         Ok(true)
     }
 
