@@ -24,7 +24,8 @@ fn main() -> ExitCode {
     };
     output::log::start(cli.log);
     let output = output::Output::new(cli.json);
-    let exit = match verb::run(cli.verb, output) {
+    let ran = signals::survive_file_limits().and_then(|()| verb::run(cli.verb, output));
+    let exit = match ran {
         Ok(exit) => exit,
         Err(error) => output.exit_error(&error),
     };

@@ -1,9 +1,9 @@
-//! Interrupts: the first pauses, the second ends at once.
+//! Interrupts: the first pauses, the second ends at once. And a limit that only says no.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use tidemark::executor::Stop;
 use tidemark::{Error, Kind, Result};
@@ -28,4 +28,16 @@ pub(crate) fn interrupt() -> Result<Stop> {
         .map_err(|cause| Error::with_source(Kind::Fatal, "catch interrupts", cause))?;
     }
     Ok(Stop::from(interrupted))
+}
+
+/// Makes a write beyond the limit of a file's size (`ulimit -f`) an error, as a full disk is
+/// one, where it would end the process.
+///
+/// # Errors
+/// [`Kind::Fatal`] when the operating system takes no handler.
+pub(crate) fn survive_file_limits() -> Result<()> {
+    // A handler that does nothing of use: the write then fails with EFBIG.
+    flag::register(SIGXFSZ, Arc::default())
+        .map(|_| ())
+        .map_err(|cause| Error::with_source(Kind::Fatal, "catch the limit of file sizes", cause))
 }

@@ -108,7 +108,8 @@ impl Error {
         Error(Box::new(Inner { kind, message: message.into(), source: Some(source.into()) }))
     }
 
-    /// An input or output error while doing `what`; a full disk and the like are [`Kind::Blocked`].
+    /// An input or output error while doing `what`; a full disk and the like are
+    /// [`Kind::Blocked`], and the sentence says what a person has to do.
     pub fn io(what: impl Into<String>, cause: io::Error) -> Error {
         Error::with_source(kind_of_io(&cause), advised(what.into(), &cause), cause)
     }
@@ -170,15 +171,32 @@ pub(crate) fn is_too_many_files(cause: &io::Error) -> bool {
     cause.raw_os_error().is_some_and(|code| TOO_MANY_OPEN_FILES.contains(&code))
 }
 
-/// `what` with what a person can do about `cause`, where that is known.
+/// `what` with what a person has to do about `cause` before the work can go on, where that is
+/// known.
 pub(crate) fn advised(what: String, cause: &io::Error) -> String {
+    match advice_on_io(cause) {
+        Some(advice) => format!("{what}: {advice}"),
+        None => what,
+    }
+}
+
+/// What a person has to do about an operating system's error before the work can go on.
+pub(crate) fn advice_on_io(cause: &io::Error) -> Option<&'static str> {
+    use io::ErrorKind::*;
     if is_too_many_files(cause) {
-        format!(
-            "{what}: too many files are open; raise the limit (`ulimit -n`), or let fewer shards \
-             run at once (`--shards-in-flight`), then run the same command again"
-        )
-    } else {
-        what
+        return Some(
+            "too many files are open; raise the limit (`ulimit -n`), or let fewer shards run at \
+             once (`--shards-in-flight`), then run the same command again",
+        );
+    }
+    match cause.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge => {
+            Some("free space is needed here; the same command carries on afterwards")
+        }
+        ReadOnlyFilesystem | PermissionDenied => {
+            Some("permission is needed here; the same command carries on afterwards")
+        }
+        _ => None,
     }
 }
 
@@ -214,7 +232,9 @@ mod tests {
     #[test]
     fn a_full_disk_asks_for_a_person() {
         let full = io::Error::from_raw_os_error(28);
-        assert_eq!(Error::io("write the mark", full).kind(), Kind::Blocked);
+        let error = Error::io("write the mark", full);
+        assert_eq!(error.kind(), Kind::Blocked);
+        assert!(error.message().contains("free space"), "{error}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 use super::at_run_time;
 use super::deadline::{WAIT_MAX, poll};
@@ -21,6 +22,17 @@ pub(crate) struct Tidemark {
     program: PathBuf,
     folder: PathBuf,
     variables: Vec<(String, OsString)>,
+    /// Greatest file that it may write.
+    file_kib_max: Option<u32>,
+    powers: Powers,
+}
+
+/// What the process may do besides what its user may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Powers {
+    Inherited,
+    /// Permission bits bind it, also where the tests run as root.
+    None,
 }
 
 impl Tidemark {
@@ -32,7 +44,14 @@ impl Tidemark {
 
     /// Another program in its place.
     pub(crate) fn of_program(program: &Path, folder: &Path) -> Tidemark {
-        Tidemark { program: program.to_owned(), folder: folder.to_owned(), variables: Vec::new() }
+        let tidemark = Tidemark {
+            program: program.to_owned(),
+            folder: folder.to_owned(),
+            variables: Vec::new(),
+            file_kib_max: None,
+            powers: Powers::Inherited,
+        };
+        tidemark
             .with_variable("HOME", folder.join("home"))
             .with_variable("XDG_STATE_HOME", folder.join("state"))
     }
@@ -63,6 +82,18 @@ impl Tidemark {
         self.with_variable("TIDEMARK_CHUNK_LOG", log)
     }
 
+    /// The same on a disk that takes no file of more than `kib` KiB.
+    #[must_use]
+    pub(crate) fn with_file_kib_max(&self, kib: u32) -> Tidemark {
+        Tidemark { file_kib_max: Some(kib), ..self.clone() }
+    }
+
+    /// The same, bound by permission bits whoever runs the tests.
+    #[must_use]
+    pub(crate) fn without_powers(&self) -> Tidemark {
+        Tidemark { powers: Powers::None, ..self.clone() }
+    }
+
     /// Runs it to its end; panics if that takes longer than [`WAIT_MAX`].
     pub(crate) fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Outcome {
         self.spawn(args).wait()
@@ -70,7 +101,7 @@ impl Tidemark {
 
     /// Starts it.
     pub(crate) fn spawn<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Running {
-        let mut command = Command::new(&self.program);
+        let mut command = self.command();
         command.args(args).current_dir(&self.folder);
         // What the caller of the tests has set for Tidemark would change what they test.
         for (name, _) in std::env::vars_os() {
@@ -81,11 +112,43 @@ impl Tidemark {
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let typed = typed(&command, &self.variables);
-        let mut child = command.spawn().unwrap_or_else(|cause| panic!("start {typed}: {cause}"));
+        let child = match self.powers {
+            Powers::Inherited => command.spawn(),
+            Powers::None => spawn_without_powers(&mut command),
+        };
+        let mut child = child.unwrap_or_else(|cause| panic!("start {typed}: {cause}"));
         let stdout = Stream::collect(child.stdout.take().expect("stdout is piped"));
         let stderr = Stream::collect(child.stderr.take().expect("stderr is piped"));
         Running { typed, child, stdout, stderr }
     }
+
+    fn command(&self) -> Command {
+        let Some(kib) = self.file_kib_max else { return Command::new(&self.program) };
+        let mut command = Command::new("/bin/sh");
+        // POSIX counts in blocks of 512 bytes.
+        let script = format!("ulimit -f {} && exec \"$0\" \"$@\"", kib * 2);
+        command.arg("-c").arg(script).arg(&self.program);
+        command
+    }
+}
+
+/// Starts a process that permission bits bind, by taking what overrides them from the thread
+/// that starts it, and so from all that the process could ever get.
+fn spawn_without_powers(command: &mut Command) -> std::io::Result<Child> {
+    let start = move || {
+        if rustix::process::geteuid().is_root() {
+            let overriding = [
+                CapabilitySet::DAC_OVERRIDE,
+                CapabilitySet::DAC_READ_SEARCH,
+                CapabilitySet::FOWNER,
+            ];
+            for capability in overriding {
+                remove_capability_from_bounding_set(capability)?;
+            }
+        }
+        command.spawn()
+    };
+    std::thread::scope(|scope| scope.spawn(start).join().expect("starting a process"))
 }
 
 /// What a person would type to run the same.

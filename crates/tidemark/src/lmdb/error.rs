@@ -29,6 +29,10 @@ pub(super) fn is_busy(cause: &heed::Error) -> bool {
 
 /// An error of the operating system that `io::ErrorKind` has no stable name for.
 const OUT_OF_MEMORY: i32 = 12;
+/// What LMDB says when the system took only a part of what it wrote ("short write, filesystem
+/// full?" in its `mdb_page_flush`): so it is for the write that fills a disk. It reads
+/// through its map, where errors are signals.
+const INPUT_OUTPUT: i32 = 5;
 
 fn translate(doing: String, cause: heed::Error) -> Error {
     let (kind, advice) = match &cause {
@@ -53,6 +57,11 @@ fn translate_io(cause: &io::Error) -> (Kind, &'static str) {
             Kind::Blocked,
             "no address space or memory is left; raise `ulimit -v` or `vm.max_map_count`, or \
              keep fewer shards open",
+        ),
+        Some(INPUT_OUTPUT) => (
+            Kind::Blocked,
+            "not all of it could be written; free space is needed here, or a disk that works; \
+             nothing was written, so the same command carries on afterwards",
         ),
         _ => match kind_of_io(cause) {
             Kind::Blocked => (
@@ -127,7 +136,9 @@ mod tests {
 
     #[test]
     fn what_a_person_must_solve_is_blocked() {
-        for cause in [os(28), os(30), os(13), os(24), os(12), heed::Error::Mdb(MdbError::MapFull)] {
+        for cause in
+            [os(28), os(30), os(13), os(24), os(12), os(5), heed::Error::Mdb(MdbError::MapFull)]
+        {
             assert_eq!(kind(cause), Kind::Blocked);
         }
     }
