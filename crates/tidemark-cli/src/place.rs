@@ -149,7 +149,9 @@ impl Place {
     ) -> Result<Place> {
         if let Some(dir) = state {
             let place = Place::in_directory(dir, vec!["--state".to_owned(), shown(dir)], env)?;
-            return Ok(Place { database: Some(Arc::clone(database)), ..place });
+            // The database knows operations by their numbers, also those that it does not record.
+            let catalog = LmdbCatalog::of_directory_for(dir, database, Arc::clone(env))?;
+            return Ok(Place { catalog, database: Some(Arc::clone(database)), ..place });
         }
         let DatabaseUrl::Embedded(dir) = url;
         Ok(Place {

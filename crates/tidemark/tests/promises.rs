@@ -443,3 +443,30 @@ fn cancelling_a_half_done_restore_leaves_the_target_as_it_was() {
     restore_done(&target, &collection, &options);
     assert_eq!(dump(&target, "sp500"), chain.points[1].1);
 }
+
+#[test]
+fn operations_on_one_target_never_meet_wherever_they_are_recorded() {
+    let (chain, collection) = sp500([0, 55].into_iter());
+    let target = database(&chain.folder.path().join("target"));
+    // Operation 1 of the target itself, and an operation of each of two other places.
+    restore_done(&target, &collection, &RestoreOptions::default());
+    let mut ids = vec![catalog(&target).list().unwrap()[0]];
+    for place in ["here", "there"] {
+        let state = chain.folder.path().join(place);
+        let catalog = LmdbCatalog::of_directory_for(&state, &target, env()).unwrap();
+        let renames = vec![("sp500".to_owned(), place.to_owned())];
+        let options = RestoreOptions { renames, ..RestoreOptions::default() };
+        let begun = begin(&catalog, target.clone(), &target, &collection, &options).unwrap();
+        let again = begin(&catalog, target.clone(), &target, &collection, &options).unwrap();
+        assert_eq!((again.id, again.is_resumed), (begun.id, true));
+        assert!(!ids.contains(&begun.id), "{ids:?} {}", begun.id);
+        ids.push(begun.id);
+        assert!(matches!(drive(&catalog, &again, Intent::CarryOn), Ended::Done { .. }));
+        assert_eq!(dump(&target, place), chain.points[1].1);
+    }
+    // And the target's own go on behind them.
+    let options = RestoreOptions { replace: true, ..RestoreOptions::default() };
+    restore_done(&target, &collection, &options);
+    let own = catalog(&target).list().unwrap();
+    assert!(!ids[1..].contains(own.last().unwrap()), "{ids:?} {own:?}");
+}

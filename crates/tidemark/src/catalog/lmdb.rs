@@ -54,6 +54,10 @@ const DATABASE_NAMES: [&str; 9] = [
     "operation_counter",
 ];
 
+/// How the environment of a catalog without a database is opened.
+const DIRECTORY_OPTIONS: EnvironmentOptions =
+    EnvironmentOptions { map_bytes: 16 << 30, databases_max: 16, readers_max: 1024 };
+
 const NEXT_OPERATION: &[u8] = b"next operation";
 const NEXT_EPOCH: &[u8] = b"next epoch";
 const NEXT_STEERING: &[u8] = b"next steering";
@@ -76,6 +80,8 @@ struct Inner {
     identity: NamedDatabase,
     txn: NamedDatabase,
     counter: NamedDatabase,
+    /// Where numbers of operations are drawn besides here.
+    numbers: Option<LmdbCatalog>,
 }
 
 impl LmdbCatalog {
@@ -84,17 +90,32 @@ impl LmdbCatalog {
     /// # Errors
     /// [`Kind::Blocked`] when `dir` cannot be written.
     pub fn open_or_create(dir: &Path, env: Arc<dyn Env>) -> Result<LmdbCatalog> {
-        let options =
-            EnvironmentOptions { map_bytes: 16 << 30, databases_max: 16, readers_max: 1024 };
-        let environment = Environment::create(dir, options, &*env)?;
-        LmdbCatalog::inside(environment, &dir.join("locks"), env)
+        let environment = Environment::create(dir, DIRECTORY_OPTIONS, &*env)?;
+        LmdbCatalog::inside(environment, &dir.join("locks"), env, None)
+    }
+
+    /// The same, for operations on `database`.
+    ///
+    /// A target knows operations by their numbers, so these are drawn from the database as
+    /// well: no two operations on it have one number, wherever they are recorded.
+    ///
+    /// # Errors
+    /// As [`open_or_create`](Self::open_or_create).
+    pub fn of_directory_for(
+        dir: &Path,
+        database: &EmbeddedDatabase,
+        env: Arc<dyn Env>,
+    ) -> Result<LmdbCatalog> {
+        let numbers = LmdbCatalog::of_database(database, Arc::clone(&env))?;
+        let environment = Environment::create(dir, DIRECTORY_OPTIONS, &*env)?;
+        LmdbCatalog::inside(environment, &dir.join("locks"), env, Some(numbers))
     }
 
     /// The operations of an embedded database, beside its own records: restores into it and
     /// backups of it.
     pub fn of_database(database: &EmbeddedDatabase, env: Arc<dyn Env>) -> Result<LmdbCatalog> {
         let environment = Arc::clone(database.catalog_environment());
-        LmdbCatalog::inside(environment, &database.locks_dir(), env)
+        LmdbCatalog::inside(environment, &database.locks_dir(), env, None)
     }
 
     /// A catalog inside the environment of a database; `locks` is a directory for lock files.
@@ -102,6 +123,7 @@ impl LmdbCatalog {
         environment: Arc<Environment>,
         locks: &Path,
         env: Arc<dyn Env>,
+        numbers: Option<LmdbCatalog>,
     ) -> Result<LmdbCatalog> {
         std::fs::create_dir_all(locks)
             .map_err(|cause| Error::io(format!("create `{}`", locks.display()), cause))?;
@@ -121,7 +143,18 @@ impl LmdbCatalog {
             identity,
             txn,
             counter,
+            numbers,
         })))
+    }
+
+    /// Draws a number for an operation that is recorded elsewhere, at least `least`.
+    fn draw_number(&self, least: u64) -> Result<u64> {
+        let inner = &self.0;
+        let mut txn = inner.write()?;
+        let number = inner.next_number(&txn)?.max(least);
+        inner.put_next_number(&mut txn, number + 1)?;
+        txn.commit()?;
+        Ok(number)
     }
 }
 
@@ -200,6 +233,15 @@ impl Inner {
         Ok(next)
     }
 
+    /// The number that the next operation would get here.
+    fn next_number(&self, txn: &RoTxn<'_>) -> Result<u64> {
+        self.get(self.counter, txn, NEXT_OPERATION)?.map_or(Ok(1), number)
+    }
+
+    fn put_next_number(&self, txn: &mut WriteTxn<'_>, next: u64) -> Result<()> {
+        self.put(self.counter, txn, NEXT_OPERATION, &next.to_be_bytes())
+    }
+
     fn holder(&self, txn: &RoTxn<'_>, id: OperationId) -> Result<Option<HolderRecord>> {
         self.get(self.holder, txn, &key(id))?.map(HolderRecord::decode).transpose()
     }
@@ -253,6 +295,13 @@ impl Inner {
 impl Catalog for LmdbCatalog {
     fn create(&self, new: &OperationRecord, plan: &[u8], state: &State) -> Result<OperationId> {
         let inner = &self.0;
+        // Drawn before our transaction, which must not wait for another database's lock.
+        let drawn = match &inner.numbers {
+            None => 0,
+            Some(numbers) => {
+                numbers.draw_number(inner.next_number(&*inner.environment.read()?)?)?
+            }
+        };
         let mut txn = inner.write()?;
         if let Some(bytes) =
             inner.get(inner.identity, &txn, identity_key(&new.identity).as_slice())?
@@ -264,7 +313,14 @@ impl Catalog for LmdbCatalog {
             );
             return Err(Error::new(Kind::Held, message));
         }
-        let id = OperationId(inner.next(&mut txn, NEXT_OPERATION)?);
+        let next = inner.next_number(&txn)?;
+        if inner.numbers.is_some() && drawn < next {
+            // Another operation took it here since we looked; the drawn one is never used.
+            drop(txn);
+            return self.create(new, plan, state);
+        }
+        let id = OperationId(next.max(drawn));
+        inner.put_next_number(&mut txn, id.0 + 1)?;
         inner.put(inner.operation, &mut txn, &key(id), &new.encode())?;
         inner.put(inner.plan, &mut txn, &key(id), plan)?;
         let stored = StoredState {
