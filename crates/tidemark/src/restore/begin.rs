@@ -12,7 +12,7 @@ use crate::database::{ExistingTable, Target};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::executor::begin::{self, Asked, NewOperation};
-use crate::ids::{CollectionId, OperationId, TableName};
+use crate::ids::{CollectionId, OperationId, Sequence, TableName};
 use crate::operation::State;
 
 /// From where to where, as people named them.
@@ -171,7 +171,8 @@ fn carry_on(
     let plan = RestorePlan::from_bytes(&bytes)?;
     let chain = collection.chain(&RestorePoint::Sequence(plan.point.sequence))?;
     check_chain(id, &plan, &chain)?;
-    let newer = collection.log()?.len() as u64 - plan.point.sequence.0;
+    let newer =
+        newer_points(collection.log()?.iter().map(|entry| entry.sequence), plan.point.sequence);
     let mut notices = vec![format!("resuming {id}, pinned to {}", plan.point.directory)];
     if newer > 0 {
         notices[0].push_str(&format!("; {newer} newer restore points exist"));
@@ -179,6 +180,11 @@ fn carry_on(
     notices.extend(plan.notices.iter().cloned());
     let job = RestoreJob::new(target, collection, chain, plan, scratch)?;
     Ok(BegunRestore { id, is_resumed: true, job, notices })
+}
+
+/// Restore points after the pinned one. The log may have lost some since the chain was read.
+fn newer_points(log: impl Iterator<Item = Sequence>, pinned: Sequence) -> usize {
+    log.filter(|sequence| *sequence > pinned).count()
 }
 
 /// Refuses a chain other than the planned one, naming the first backup that differs.
@@ -209,5 +215,21 @@ struct InTarget<'a>(&'a dyn Target);
 impl ExistingTables for InTarget<'_> {
     fn existing(&self, name: &TableName) -> Result<Option<ExistingTable>> {
         self.0.existing(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_shorter_than_the_pinned_point_has_nothing_newer() {
+        for (pinned, newer) in [(1, 2), (3, 0), (4, 0), (9, 0)] {
+            assert_eq!(
+                newer_points((1..=3).map(Sequence), Sequence(pinned)),
+                newer,
+                "pinned to {pinned}"
+            );
+        }
     }
 }
