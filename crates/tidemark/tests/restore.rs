@@ -6,13 +6,13 @@ mod chain;
 use std::sync::Arc;
 
 use chain::{
-    Chain, backup, begin, data, database, drive, dump, env, name, restore, restore_done, sp500,
-    sync,
+    Chain, backup, begin, data, database, drive, dump, env, folder, name, restore, restore_done,
+    sp500, sync,
 };
 use tidemark::Kind;
 use tidemark::catalog::{Catalog, LmdbCatalog};
 use tidemark::collection::{Collection, Store};
-use tidemark::database::embedded::WriteBatch;
+use tidemark::database::embedded::{EmbeddedDatabase, WriteBatch};
 use tidemark::env::SystemEnv;
 use tidemark::executor::Ended;
 use tidemark::restore::options::MEMORY_BYTES_DEFAULT;
@@ -104,7 +104,7 @@ fn a_copy_written_to_while_it_is_replaced_by_continue_is_kept() {
 /// A hundred columns, of which each increment changes a few rows: readers cost most here.
 fn wide_chain(increments: u32) -> (Chain, Arc<Collection>) {
     const COLUMNS: usize = 100;
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder();
     let source = database(&folder.path().join("source"));
     let store = Store::open(folder.path().join("collection").to_str().unwrap()).unwrap();
     let collection = Arc::new(Collection::open_or_create(store, &SystemEnv).unwrap());
@@ -161,4 +161,50 @@ fn a_name_that_is_taken_is_refused_before_anything_is_recorded() {
     }
     let replace = RestoreOptions { replace: true, ..RestoreOptions::default() };
     restore_done(&target, &collection, &replace);
+}
+
+/// A collection with one full backup of the rows `0..count`, in `shards` parts.
+fn plain_chain(count: i64, shards: i64, note: &str) -> (Chain, Arc<Collection>) {
+    let folder = folder();
+    let source = database(&folder.path().join("source"));
+    let store = Store::open(folder.path().join("collection").to_str().unwrap()).unwrap();
+    let collection = Arc::new(Collection::open_or_create(store, &SystemEnv).unwrap());
+    let columns = [("id", LogicalType::Int64), ("note", LogicalType::Text)];
+    let schema = Schema::new(&columns, &["id"]).unwrap();
+    let splits: Vec<Vec<Value>> =
+        (1..shards).map(|at| vec![Value::Int64(at * count / shards)]).collect();
+    source.create_table(&name("plain"), &schema, &splits).unwrap();
+    put(&source, 0..count, note);
+    backup(&source, &collection);
+    (Chain { folder, points: Vec::new() }, collection)
+}
+
+/// Writes the rows of `ids`, in batches of what one may hold.
+fn put(database: &EmbeddedDatabase, ids: impl IntoIterator<Item = i64>, note: &str) {
+    let ids: Vec<i64> = ids.into_iter().collect();
+    for ids in ids.chunks(50_000) {
+        let mut batch = WriteBatch::new();
+        for id in ids {
+            batch.put(&name("plain"), vec![Value::Int64(*id), Value::Text(note.to_owned())]);
+        }
+        database.write(&batch).unwrap();
+    }
+}
+
+#[test]
+fn too_many_shards_are_refused_before_anything_is_recorded() {
+    // 70 parts that tell 64 keys each apart: 4,480 shards, more than a database has.
+    let (chain, collection) = plain_chain(70 * 64, 70, "x");
+    let target = database(&chain.folder.path().join("target"));
+    let options = RestoreOptions { shards: Some(5000), ..RestoreOptions::default() };
+    let error = restore(&target, &collection, &options, MEMORY_BYTES_DEFAULT).unwrap_err();
+    assert_eq!(error.kind(), Kind::Usage, "{error}");
+    for words in ["4480 shards", "4096", "--shards"] {
+        assert!(error.message().contains(words), "{error}");
+    }
+    let catalog = LmdbCatalog::of_database(&target, env()).unwrap();
+    assert_eq!(catalog.list().unwrap(), []);
+    // The corrected command is another operation, and nothing stands in its way.
+    let options = RestoreOptions { shards: Some(5), ..RestoreOptions::default() };
+    restore_done(&target, &collection, &options);
 }

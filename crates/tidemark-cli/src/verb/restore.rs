@@ -6,7 +6,8 @@ use serde::Serialize;
 use tidemark::Result;
 use tidemark::catalog::Catalog;
 use tidemark::collection::{Collection, RestorePoint, Store};
-use tidemark::database::{ExistingTable, Target};
+use tidemark::database::embedded::EmbeddedDatabase;
+use tidemark::database::{ExistingTable, Target, TargetLimits};
 use tidemark::env::Env;
 use tidemark::executor::Intent;
 use tidemark::ids::TableName;
@@ -115,5 +116,9 @@ struct NothingThere;
 impl ExistingTables for NothingThere {
     fn existing(&self, _: &TableName) -> Result<Option<ExistingTable>> {
         Ok(None)
+    }
+
+    fn limits(&self) -> Result<TargetLimits> {
+        Ok(EmbeddedDatabase::LIMITS)
     }
 }

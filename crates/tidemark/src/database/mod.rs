@@ -169,6 +169,11 @@ pub trait Target: Debug + Send + Sync {
     /// What stands under `name` now; `None` if nothing does.
     fn existing(&self, name: &TableName) -> Result<Option<ExistingTable>>;
 
+    /// How much fits, so that a restore can be refused before it is recorded; no limits by default.
+    fn limits(&self) -> Result<TargetLimits> {
+        Ok(TargetLimits::default())
+    }
+
     /// Makes the hidden tables of `fence.operation` and claims every shard for
     /// `fence.epoch`. Idempotent: what is there already is kept, marks included.
     ///
@@ -327,6 +332,17 @@ pub enum Disposition {
     },
     /// The existing copy moves on to a later restore point; its shards stay as they are cut.
     RollForward,
+}
+
+/// What a database can hold; `None` for what it does not limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TargetLimits {
+    /// Shards of all tables together.
+    pub shards_max: Option<u64>,
+    /// How many of them there are now.
+    pub shards_now: u64,
+    /// Bytes of a key in its canonical encoding.
+    pub key_bytes_max: Option<u64>,
 }
 
 /// What stands under a name.

@@ -8,7 +8,7 @@ use super::options::{PlanLink, ResolvedRestore, RestoreOptions};
 use super::plan::{ExistingTables, PlanInputs, RestorePlan};
 use crate::catalog::{Catalog, OperationRecord, Verb};
 use crate::collection::{Chain, Collection, RestorePoint};
-use crate::database::{ExistingTable, Target};
+use crate::database::{ExistingTable, Target, TargetLimits};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::executor::begin::{self, Asked, NewOperation};
@@ -215,6 +215,10 @@ struct InTarget<'a>(&'a dyn Target);
 impl ExistingTables for InTarget<'_> {
     fn existing(&self, name: &TableName) -> Result<Option<ExistingTable>> {
         self.0.existing(name)
+    }
+
+    fn limits(&self) -> Result<TargetLimits> {
+        self.0.limits()
     }
 }
 

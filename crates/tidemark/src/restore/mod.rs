@@ -12,6 +12,7 @@ mod apply;
 pub mod begin;
 mod cut;
 pub mod job;
+mod limits;
 mod memory;
 mod merge;
 pub mod options;

@@ -8,12 +8,12 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::options::{PlanKind, PlanLink, RestoreOptions};
-use super::{cut, memory};
+use super::{cut, limits, memory};
 use crate::collection::Chain;
 use crate::collection::chain::{TableChain, TableLink};
 use crate::collection::manifest::{TableEntry, TableMode};
 use crate::collection::run::RunPlan;
-use crate::database::{Disposition, ExistingTable, Origin, Publish, TargetTable};
+use crate::database::{Disposition, ExistingTable, Origin, Publish, TargetLimits, TargetTable};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{CollectionId, LinkIdx, ShardIdx, StepIdx, TableName};
 use crate::operation::{Planned, Work};
@@ -106,6 +106,9 @@ pub struct PlanInputs<'a> {
 pub trait ExistingTables: fmt::Debug {
     /// See [`Target::existing`](crate::database::Target::existing).
     fn existing(&self, name: &TableName) -> Result<Option<ExistingTable>>;
+
+    /// See [`Target::limits`](crate::database::Target::limits).
+    fn limits(&self) -> Result<TargetLimits>;
 }
 
 /// What a shard of a step does.
@@ -122,7 +125,8 @@ impl RestorePlan {
     /// Makes the plan.
     ///
     /// # Errors
-    /// [`Kind::Usage`]: options that do not fit together, two tables of one name.
+    /// [`Kind::Usage`]: options that do not fit together, two tables of one name, more shards or
+    /// longer keys than the target holds.
     /// [`Kind::NotFound`]: a pattern or rename that fits nothing, a copy that is not there.
     /// [`Kind::InTheWay`]: a name that is taken, a copy that was written to or is of another
     /// chain. [`Kind::Broken`]: a chain that does not lead to a table.
@@ -151,6 +155,7 @@ impl RestorePlan {
             .zip(&selected)
             .map(|(table, chain)| links_between(chain, table.first_link, None))
             .collect();
+        limits::check(inputs.existing, &tables, &links)?;
         let steps = steps(inputs, &tables, &links);
         let (window, window_max) = if plan_kind(inputs) == PlanKind::Fold {
             let fitted = memory::fit(inputs, &links, &mut notices)?;

@@ -27,13 +27,14 @@ use std::sync::Arc;
 use super::record::{
     HiddenTableRecord, ShardFence, TableRecord, TargetOperationRecord, TargetOperationState,
 };
-use super::{EmbeddedDatabase, Shard};
+use super::{EmbeddedDatabase, SHARDS_MAX, Shard};
 use crate::database::{
-    CopyState, ExistingTable, Fence, Mark, Publish, Target, TargetShard, TargetTable,
+    CopyState, ExistingTable, Fence, Mark, Publish, Target, TargetLimits, TargetShard, TargetTable,
 };
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::ids::{TableName, Txn};
+use crate::lmdb::KEY_BYTES_MAX;
 use crate::row::digest::RowHasher;
 use crate::row::{RowBatch, RowStream};
 
@@ -78,6 +79,11 @@ impl Target for EmbeddedDatabase {
                 written_to,
             }),
         }))
+    }
+
+    fn limits(&self) -> Result<TargetLimits> {
+        let database = self.catalog().database(&*self.catalog().read()?)?;
+        Ok(TargetLimits { shards_now: u64::from(database.live_shards), ..EmbeddedDatabase::LIMITS })
     }
 
     fn prepare(&self, fence: Fence, tables: &[TargetTable]) -> Result<()> {
@@ -148,6 +154,13 @@ impl Target for EmbeddedDatabase {
 }
 
 impl EmbeddedDatabase {
+    /// What an empty database can hold.
+    pub const LIMITS: TargetLimits = TargetLimits {
+        shards_max: Some(SHARDS_MAX as u64),
+        shards_now: 0,
+        key_bytes_max: Some(KEY_BYTES_MAX as u64),
+    };
+
     /// A shard that takes rows, or did until it was sealed.
     fn hidden_shard(&self, at: &TargetShard) -> Result<(Arc<HiddenTableRecord>, Arc<Shard>)> {
         let hidden = {
