@@ -3,8 +3,9 @@
 
 mod chain;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use chain::watched::{OnApply, Watched};
 use chain::{
     Chain, backup, begin, data, database, drive, dump, env, folder, name, restore, restore_done,
     sp500, sync,
@@ -207,4 +208,47 @@ fn too_many_shards_are_refused_before_anything_is_recorded() {
     // The corrected command is another operation, and nothing stands in its way.
     let options = RestoreOptions { shards: Some(5), ..RestoreOptions::default() };
     restore_done(&target, &collection, &options);
+}
+
+/// Bytes that this thread gave to write calls so far.
+fn bytes_written_by_this_thread() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/io").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap();
+    line.parse().unwrap()
+}
+
+#[test]
+fn a_chunk_of_changes_dirties_at_most_eight_mebibytes() {
+    // Ten rows to a page, and every tenth row changes: each change dirties a page of its own.
+    // Two increments are folded, which makes of them batches of a mebibyte.
+    let (chain, collection) = plain_chain(60_000, 1, &"x".repeat(350));
+    let source = database(&chain.folder.path().join("source"));
+    for first in [0, 10] {
+        put(&source, (first..60_000).step_by(20), &"y".repeat(350));
+        backup(&source, &collection);
+    }
+    let inner = database(&chain.folder.path().join("target"));
+    let first = RestoreOptions { at: "1".to_owned(), ..RestoreOptions::default() };
+    restore_done(&inner, &collection, &first);
+
+    let chunks = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&chunks);
+    let on_apply: OnApply = Box::new(move |_, rows, apply| {
+        let before = bytes_written_by_this_thread();
+        apply();
+        seen.lock().unwrap().push((rows.len(), bytes_written_by_this_thread() - before));
+    });
+    let target = Arc::new(Watched { inner: Arc::clone(&inner), on_apply });
+    let catalog = LmdbCatalog::of_database(&inner, env()).unwrap();
+    let plan = Some(PlanKind::Fold);
+    let options = RestoreOptions { roll_forward: true, plan, ..RestoreOptions::default() };
+    let (memory, scratch) = (MEMORY_BYTES_DEFAULT, inner.scratch_dir());
+    let begun = begin(&catalog, target, &collection, &options, memory, &scratch).unwrap();
+    let ended = drive(&catalog, &begun).unwrap();
+    assert!(matches!(ended, Ended::Done { .. }), "{ended:?}");
+    let chunks = chunks.lock().unwrap();
+    assert_eq!(chunks.iter().map(|(rows, _)| rows).sum::<usize>(), 6_000);
+    let greatest = chunks.iter().map(|(_, bytes)| *bytes).max().unwrap();
+    assert!(greatest <= 8 << 20, "{greatest} bytes; rows and bytes: {chunks:?}");
+    assert!(chunks.len() < 20, "as few commits as that allows: {chunks:?}");
 }

@@ -14,8 +14,14 @@ use crate::row::{KeyRange, RowBatch, RowCodec, RowStream};
 
 /// Bytes of rows in a chunk that is appended: about what one transaction dirties.
 const APPENDED_BYTES_MAX: u64 = 4 << 20;
-/// Rows in a chunk that changes rows in place: each dirties up to a page or two.
-const CHANGED_ROWS_MAX: usize = 1024;
+/// Rows and bytes in a chunk that changes rows in place: each row dirties a page, and another
+/// when it splits the first, so that a chunk stays below 8 MiB.
+const CHANGED_ROWS_MAX: usize = 768;
+const CHANGED_BYTES_MAX: u64 = 1 << 20;
+/// Rows that a chunk of changes grows by; it ends where the next piece might not fit.
+const PIECE_ROWS_MAX: u32 = 256;
+/// Bytes of a piece; its last row may exceed them.
+const PIECE_BYTES_MAX: u64 = 256 << 10;
 
 /// What a shard's run works on.
 pub(super) struct ShardWork<'a> {
@@ -68,12 +74,13 @@ impl<'a> ShardApply<'a> {
     fn open_stream(&self) -> Result<LinkStream<'a>> {
         let work = &self.work;
         let after = self.mark.last_key.as_deref();
-        work.parts.open(Reading {
-            inputs: &work.inputs,
-            wanted: work.codec,
-            range: work.range,
-            after,
-        })
+        let reading =
+            Reading { inputs: &work.inputs, wanted: work.codec, range: work.range, after };
+        if work.is_fresh {
+            work.parts.open(reading)
+        } else {
+            work.parts.open_in_pieces(reading, PIECE_ROWS_MAX, PIECE_BYTES_MAX)
+        }
     }
 
     fn done(&self) -> Work {
@@ -92,7 +99,8 @@ impl<'a> ShardApply<'a> {
             let is_full = if self.work.is_fresh {
                 self.chunk.byte_count() >= APPENDED_BYTES_MAX
             } else {
-                self.chunk.len() >= CHANGED_ROWS_MAX
+                self.chunk.len() + PIECE_ROWS_MAX as usize > CHANGED_ROWS_MAX
+                    || self.chunk.byte_count() + PIECE_BYTES_MAX > CHANGED_BYTES_MAX
             };
             if is_full {
                 return Ok(true);

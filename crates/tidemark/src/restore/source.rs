@@ -78,13 +78,25 @@ impl Parts {
     /// [`Kind::Broken`] for a part that is missing or not what its manifest says.
     pub(super) fn open<'a>(&'a self, reading: Reading<'_, 'a>) -> Result<LinkStream<'a>> {
         let [single] = reading.inputs else {
-            let oldest = reading.inputs.first().expect("a piece of work reads at least one link");
-            let mode = if oldest.is_whole() { FoldMode::ToFull } else { FoldMode::ToIncrement };
             let streams = self.open_each(reading)?;
-            return Ok(LinkStream::Folded(Fold::new(streams, FoldOptions::new(mode))));
+            return Ok(LinkStream::Folded(Fold::new(streams, FoldOptions::new(mode(reading)))));
         };
         let stream = self.open_input(single, reading)?;
         Ok(LinkStream::Single { stream, tally: LinkTally::default(), last_key: None })
+    }
+
+    /// The same, with batches that end with the row that makes them so long.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn open_in_pieces<'a>(
+        &'a self,
+        reading: Reading<'_, 'a>,
+        rows_max: u32,
+        bytes_max: u64,
+    ) -> Result<LinkStream<'a>> {
+        let options = FoldOptions { rows_max, bytes_max, ..FoldOptions::new(mode(reading)) };
+        Ok(LinkStream::Folded(Fold::new(self.open_each(reading)?, options)))
     }
 
     /// Opens every input of `reading` by itself.
@@ -160,6 +172,12 @@ impl Parts {
         let _ = cell.set(());
         Ok(())
     }
+}
+
+/// What merging the inputs gives.
+fn mode(reading: Reading<'_, '_>) -> FoldMode {
+    let oldest = reading.inputs.first().expect("a piece of work reads at least one link");
+    if oldest.is_whole() { FoldMode::ToFull } else { FoldMode::ToIncrement }
 }
 
 fn open_run<'a>(

@@ -1,6 +1,8 @@
 //! Chains of real data on the embedded database, for integration tests.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test crate uses a part of it")]
 
+pub mod watched;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
