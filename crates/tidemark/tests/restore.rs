@@ -252,3 +252,28 @@ fn a_chunk_of_changes_dirties_at_most_eight_mebibytes() {
     assert!(greatest <= 8 << 20, "{greatest} bytes; rows and bytes: {chunks:?}");
     assert!(chunks.len() < 20, "as few commits as that allows: {chunks:?}");
 }
+
+#[test]
+fn a_lost_sorted_run_is_made_again() {
+    let (chain, collection) = wide_chain(60);
+    let inner = database(&chain.folder.path().join("target"));
+    let scratch = chain.folder.path().join("scratch");
+    let losing = Mutex::new(Some(scratch.clone()));
+    // With the first chunk, when the merges are done and shards read their runs.
+    let on_apply: OnApply = Box::new(move |_, _, apply| {
+        if let Some(scratch) = losing.lock().unwrap().take() {
+            let folder = std::fs::read_dir(&scratch).unwrap().next().unwrap().unwrap().path();
+            let runs = std::fs::read_dir(&folder).unwrap().count();
+            assert!(runs > 0, "merges were planned");
+            std::fs::remove_dir_all(&scratch).unwrap();
+        }
+        apply();
+    });
+    let target = Arc::new(Watched { inner: Arc::clone(&inner), on_apply });
+    let catalog = LmdbCatalog::of_database(&inner, env()).unwrap();
+    let options = RestoreOptions { shards: Some(8), ..RestoreOptions::default() };
+    let begun = begin(&catalog, target, &collection, &options, 64 << 20, &scratch).unwrap();
+    let ended = drive(&catalog, &begun).unwrap();
+    assert!(matches!(ended, Ended::Done { .. }), "{ended:?}");
+    assert_eq!(dump(&inner, "wide"), chain.points[0].1);
+}

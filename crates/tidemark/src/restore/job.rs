@@ -10,10 +10,11 @@ use super::apply::{ShardApply, ShardWork};
 use super::merge::{Merge, MergeWork};
 use super::plan::{self, Piece, PlanShard, PlanTable, RestorePlan};
 use super::proof::{self, ShardClaim, TableProof};
+use super::runs::Runs;
 use super::source::{Input, Parts, Reading};
 use super::undo;
 use crate::collection::chain::TableLink;
-use crate::collection::run::{RunInput, open_run};
+use crate::collection::run::{RunInput, SortedRun};
 use crate::collection::{Chain, Collection};
 use crate::database::{Disposition, Fence, Publish, Target, TargetShard, TargetTable};
 use crate::error::{Error, Kind, Result};
@@ -31,6 +32,7 @@ pub struct RestoreJob {
     plan: RestorePlan,
     parts: Parts,
     scratch: PathBuf,
+    runs: Runs,
     /// Per table, where the links that hold its rows are: looked for once, since a long chain
     /// has many and every shard of every step asks.
     links: Vec<Vec<LinkPosition>>,
@@ -90,6 +92,7 @@ impl RestoreJob {
             plan,
             parts,
             scratch,
+            runs: Runs::default(),
             links,
             codecs,
             targets,
@@ -141,17 +144,31 @@ impl RestoreJob {
             }
             RunInput::Run(run) => {
                 let path = self.run_path(operation, table, run);
-                let found = open_run(&path)?.ok_or_else(|| {
-                    let message = format!(
-                        "restore {operation}: the sorted run {} is gone; cancel and restore anew",
-                        path.display()
-                    );
-                    Error::new(Kind::Broken, message)
-                })?;
+                let make = || self.make_run(operation, table, links, run);
+                let found = self.runs.open(&path, make)?;
                 let schema = &self.plan.tables[table].target.schema;
                 Ok(Input::Run { path, part: found.part, schema })
             }
         }
+    }
+
+    /// Makes a run that was there and is lost, in one go.
+    fn make_run(
+        &self,
+        operation: OperationId,
+        table: usize,
+        links: &[TableLink<'_>],
+        run: u32,
+    ) -> Result<SortedRun> {
+        let plan = &self.plan.tables[table];
+        let planned = plan.runs.runs.get(run as usize);
+        let planned = planned
+            .ok_or_else(|| Error::new(Kind::Broken, format!("merge {run} is beyond the plan")))?;
+        let inputs = planned.inputs.iter();
+        let inputs: Result<Vec<Input<'_>>> =
+            inputs.map(|input| self.input(operation, table, links, *input)).collect();
+        let path = self.run_path(operation, table, run);
+        self.parts.merge(&inputs?, &self.codecs[table], &plan.target, &path, &mut |_| Ok(()))
     }
 
     fn start_merge(

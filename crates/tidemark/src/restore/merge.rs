@@ -54,7 +54,8 @@ impl<'a> Merge<'a> {
     }
 }
 
-fn make_folder_of(path: &Path) -> Result<()> {
+/// Makes the folder that a run lies in.
+pub(super) fn make_folder_of(path: &Path) -> Result<()> {
     let folder = path.parent().expect("runs lie in a folder of their own");
     std::fs::create_dir_all(folder).map_err(|cause| {
         Error::io(format!("create the scratch folder `{}`", folder.display()), cause)

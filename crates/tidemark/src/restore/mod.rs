@@ -18,6 +18,7 @@ mod merge;
 pub mod options;
 pub mod plan;
 mod proof;
+mod runs;
 mod source;
 mod undo;
 

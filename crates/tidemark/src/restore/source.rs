@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::merge::make_folder_of;
 use crate::collection::Collection;
 use crate::collection::chain::TableLink;
 use crate::collection::flaw::Flaw;
@@ -12,7 +14,8 @@ use crate::collection::fold::{Fold, FoldMode, FoldOptions};
 use crate::collection::manifest::{PartEntry, TableMode};
 
 use crate::collection::part::{LinkReader, OpenPart, PartKind, PartRead, PartReader};
-use crate::database::LinkTally;
+use crate::collection::run::{SortedRun, write_run};
+use crate::database::{LinkTally, TargetTable};
 use crate::error::{Error, Kind, Result};
 use crate::row::{KeyRange, RowBatch, RowCodec, RowStream, Schema};
 
@@ -22,6 +25,8 @@ pub(super) struct Parts {
     collection: Arc<Collection>,
     checked: Mutex<HashMap<String, Arc<OnceLock<()>>>>,
 }
+
+static EVERY_KEY: KeyRange = KeyRange::ALL;
 
 /// What is read of a table.
 #[derive(Clone, Copy)]
@@ -114,6 +119,25 @@ impl Parts {
         reading.inputs.iter().map(open).collect()
     }
 
+    /// Merges the inputs into a run at `path`, all at once; `on_batch` is told what was consumed
+    /// of each, and its error ends the merge.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) and [`write_run`].
+    pub(super) fn merge<'a>(
+        &'a self,
+        inputs: &[Input<'a>],
+        codec: &'a RowCodec,
+        table: &TargetTable,
+        path: &Path,
+        on_batch: &mut dyn FnMut(&[LinkTally]) -> Result<()>,
+    ) -> Result<SortedRun> {
+        make_folder_of(path)?;
+        let reading = Reading { inputs, wanted: codec, range: &EVERY_KEY, after: None };
+        let links = self.open_each(reading)?;
+        write_run(links, &table.schema, table.digest_id, path, on_batch)
+    }
+
     fn open_input<'a>(
         &'a self,
         input: &Input<'a>,
@@ -190,8 +214,14 @@ fn open_run<'a>(
     let beyond = after.map(<[u8]>::to_vec);
     let path = path.to_owned();
     let open_part: OpenPart<'a> = Box::new(move |part: &PartEntry| {
-        let file = File::open(&path)
-            .map_err(|cause| Error::io(format!("open the sorted run {}", path.display()), cause))?;
+        let file = File::open(&path).map_err(|cause| {
+            let opening = format!("open the sorted run {}", path.display());
+            match cause.kind() {
+                // It went since the shard began: the next attempt makes it again.
+                ErrorKind::NotFound => Error::with_source(Kind::Transient, opening, cause),
+                _ => Error::io(opening, cause),
+            }
+        })?;
         let after = beyond.as_deref();
         let kind = PartKind::Increment;
         let read = PartRead { part, schema, kind, wanted, range, after };
