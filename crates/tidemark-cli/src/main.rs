@@ -7,6 +7,7 @@
 use std::process::ExitCode;
 
 mod args;
+mod descriptors;
 mod detach;
 mod drive;
 mod exit;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Err(exit) => return exit.into(),
     };
     output::log::start(cli.log);
+    descriptors::raise_limit();
     let output = output::Output::new(cli.json);
     let ran = signals::survive_file_limits().and_then(|()| verb::run(cli.verb, output));
     let exit = match ran {

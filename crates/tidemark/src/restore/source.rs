@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use bytes::Bytes;
+use parquet::file::reader::{ChunkReader, Length};
 
 use super::merge::make_folder_of;
 use crate::collection::Collection;
@@ -12,6 +15,7 @@ use crate::collection::chain::TableLink;
 use crate::collection::flaw::Flaw;
 use crate::collection::fold::{Fold, FoldMode, FoldOptions};
 use crate::collection::manifest::{PartEntry, TableMode};
+use crate::collection::store::{ObjectReader, ReadObject};
 
 use crate::collection::part::{LinkReader, OpenPart, PartKind, PartRead, PartReader};
 use crate::collection::run::{SortedRun, write_run};
@@ -24,6 +28,29 @@ use crate::row::{KeyRange, RowBatch, RowCodec, RowStream, Schema};
 pub(super) struct Parts {
     collection: Arc<Collection>,
     checked: Mutex<HashMap<String, Arc<OnceLock<()>>>>,
+    opened: Mutex<HashMap<String, Weak<ReadObject>>>,
+}
+
+/// An open part that several readers share; it is closed with the last of them.
+#[derive(Clone, Debug)]
+struct SharedPart(Arc<ReadObject>);
+
+impl Length for SharedPart {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+impl ChunkReader for SharedPart {
+    type T = ObjectReader;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<ObjectReader> {
+        self.0.get_read(start)
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        self.0.get_bytes(start, length)
+    }
 }
 
 static EVERY_KEY: KeyRange = KeyRange::ALL;
@@ -74,7 +101,7 @@ pub(super) enum LinkStream<'a> {
 
 impl Parts {
     pub(super) fn new(collection: Arc<Collection>) -> Parts {
-        Parts { collection, checked: Mutex::default() }
+        Parts { collection, checked: Mutex::default(), opened: Mutex::default() }
     }
 
     /// Opens `reading`.
@@ -162,7 +189,7 @@ impl Parts {
         };
         let open_part: OpenPart<'a> = Box::new(move |part: &PartEntry| {
             self.check(&link, part)?;
-            let object = self.collection.open_part(link.directory, part)?;
+            let object = self.shared(&link, part)?;
             let schema = &link.entry.schema;
             let after = beyond.as_deref();
             let read = PartRead { part, schema, kind, wanted, range, after };
@@ -171,6 +198,26 @@ impl Parts {
             Ok(Box::new(reader) as Box<dyn RowStream + 'a>)
         });
         LinkReader::new(&link.entry.parts, range, after, open_part)
+    }
+
+    /// The part, opened once for all who read it at the same time: a chain of hundreds of links
+    /// takes one descriptor for each, however many shards are in flight.
+    fn shared(&self, link: &TableLink<'_>, part: &PartEntry) -> Result<SharedPart> {
+        let path = link.part_path(part);
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(object) = opened.get(&path).and_then(Weak::upgrade) {
+            return Ok(SharedPart(object));
+        }
+        drop(opened);
+        // Outside the lock, since a store may keep us waiting; of two openers one is in vain.
+        let object = Arc::new(self.collection.open_part(link.directory, part)?);
+        opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.retain(|_, object| object.strong_count() > 0);
+        if let Some(faster) = opened.get(&path).and_then(Weak::upgrade) {
+            return Ok(SharedPart(faster));
+        }
+        opened.insert(path, Arc::downgrade(&object));
+        Ok(SharedPart(object))
     }
 
     /// Compares the object with its recorded hash, unless this process did so before.
