@@ -284,11 +284,21 @@ pub(crate) struct BackupArgs {
 #[command(
     long_about = "List the backups of a collection: chains, restore points, sizes, what changed.\n\n\
         Any name, number or time in the list can be given to `restore --at`.",
-    after_help = "Example:\n  tidemark backups backups/shop"
+    after_help = "Examples:\n  tidemark backups backups/shop\n  \
+        tidemark backups backups/shop --remove-garbage"
 )]
 pub(crate) struct BackupsArgs {
     /// Collection, a path or file:// URL
     pub(crate) collection: String,
+    /// Instead of listing, remove what unfinished backups left and no backup needs
+    ///
+    /// A backup that did not get through is cleaned up by whoever carries it on or cancels it;
+    /// this is for those that nobody came back to.
+    #[arg(long)]
+    pub(crate) remove_garbage: bool,
+    /// Age at which it is garbage: what is younger may belong to a backup that still runs
+    #[arg(long, value_name = "DAYS", default_value_t = 7, requires = "remove_garbage")]
+    pub(crate) older_than: u32,
 }
 
 /// `restore`.

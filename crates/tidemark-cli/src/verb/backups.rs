@@ -1,5 +1,8 @@
 //! `backups`: the chains of a collection and the points that can be restored.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use serde::Serialize;
 use tidemark::collection::chain::show_time;
 use tidemark::collection::manifest::{BackupKind, LogEntry, Manifest};
@@ -10,6 +13,7 @@ use crate::args::BackupsArgs;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::output::human::{self, Align, bytes, count, counted};
+use crate::place::system;
 use crate::shell::word;
 
 #[derive(Debug, Serialize)]
@@ -65,8 +69,69 @@ struct TableView {
     reason: Option<String>,
 }
 
+/// What `--remove-garbage` removed.
+#[derive(Debug, Serialize)]
+struct RemovedView {
+    collection: String,
+    older_than_days: u32,
+    objects: u64,
+    bytes: u64,
+    /// By folder of the collection.
+    folders: Vec<RemovedFolderView>,
+}
+
+#[derive(Debug, Serialize)]
+struct RemovedFolderView {
+    folder: String,
+    objects: u64,
+    bytes: u64,
+}
+
+fn remove_garbage(args: &BackupsArgs, collection: &Collection, output: Output) -> Result<Exit> {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let grace = DAY.saturating_mul(args.older_than);
+    let mut folders: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    let removed = collection.remove_garbage(grace, &*system(), &mut |object| {
+        let folder = object.path.split('/').next().unwrap_or_default().to_owned();
+        let (objects, bytes) = folders.entry(folder).or_default();
+        *objects += 1;
+        *bytes += object.bytes;
+    })?;
+    let folders = folders
+        .into_iter()
+        .map(|(folder, (objects, bytes))| RemovedFolderView { folder, objects, bytes })
+        .collect();
+    let view = RemovedView {
+        collection: args.collection.clone(),
+        older_than_days: args.older_than,
+        objects: removed.objects,
+        bytes: removed.bytes,
+        folders,
+    };
+    output.summary("backups", &view, || removed_text(&view))?;
+    Ok(Exit::Done)
+}
+
+fn removed_text(view: &RemovedView) -> String {
+    let mut text = format!(
+        "collection `{}`: removed {}, {}, that no backup needs and that were older than {}\n",
+        view.collection,
+        counted(view.objects, "object"),
+        bytes(view.bytes),
+        counted(u64::from(view.older_than_days), "day")
+    );
+    for folder in &view.folders {
+        let objects = counted(folder.objects, "object");
+        text.push_str(&format!("  {}: {objects}, {}\n", folder.folder, bytes(folder.bytes)));
+    }
+    text
+}
+
 pub(crate) fn run(args: &BackupsArgs, output: Output) -> Result<Exit> {
     let collection = Collection::open(Store::open(&args.collection)?)?;
+    if args.remove_garbage {
+        return remove_garbage(args, &collection, output);
+    }
     let log = collection.log()?;
     let mut backups = Vec::new();
     let mut damaged: Option<Error> = None;

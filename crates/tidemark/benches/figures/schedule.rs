@@ -96,7 +96,7 @@ fn nanoseconds_per_event(count: u32) -> f64 {
 fn tickets(effects: Vec<Effect>) -> impl Iterator<Item = Ticket> {
     effects.into_iter().filter_map(|effect| match effect {
         Effect::RunShard(ticket) => Some(ticket),
-        Effect::RunTask(_) | Effect::StopInFlight => None,
+        Effect::RunTask(_) | Effect::StopShard(_) | Effect::StopInFlight => None,
     })
 }
 

@@ -150,6 +150,7 @@ fn first_cut(
         kind: resolved.kind,
         source_identity: &resolved.source_identity,
         tables: &request.options.tables,
+        mark: &resolved.mark,
         env,
     });
     match cut {

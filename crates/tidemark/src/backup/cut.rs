@@ -24,6 +24,8 @@ pub(super) struct CutRequest<'r> {
     pub(super) kind: BackupKind,
     pub(super) source_identity: &'r str,
     pub(super) tables: &'r [String],
+    /// [`ResolvedBackup::mark`](super::ResolvedBackup::mark).
+    pub(super) mark: &'r str,
     pub(super) env: &'r dyn Env,
 }
 
@@ -39,8 +41,9 @@ pub(super) struct Cut {
     tables: Vec<CutTable>,
     shards: Vec<CutShard>,
     gone: Vec<String>,
-    /// In the names of the parts: two backups that chose one directory stay apart.
-    nonce: u32,
+    /// In the names of the parts: of which operation they are, and that two cuts that chose
+    /// one directory stay apart.
+    ticket: String,
     written: Mutex<Written>,
 }
 
@@ -129,7 +132,7 @@ impl Cut {
             tables,
             shards,
             gone,
-            nonce: request.env.random() as u32,
+            ticket: format!("{}{:08x}", ticket_mark(request.mark), request.env.random() as u32),
             written: Mutex::new(written),
         })
     }
@@ -191,7 +194,7 @@ impl Cut {
         attempt: Attempt,
         ordinal: u32,
     ) -> Result<String> {
-        let ticket = format!("{:08x}-{attempt}-{ordinal}", self.nonce);
+        let ticket = format!("{}-{attempt}-{ordinal}", self.ticket);
         self.new.part_name(&self.table(shard.table).name, shard.number, &ticket)
     }
 
@@ -304,6 +307,12 @@ impl fmt::Debug for Cut {
             .field("shards", &self.shards.len())
             .finish_non_exhaustive()
     }
+}
+
+/// How tickets of the parts of an operation begin, whichever process writes them: 64 bits of
+/// its mark, so that a later process tells them from those of any other backup.
+pub(super) fn ticket_mark(mark: &str) -> String {
+    format!("{:.16}-", mark)
 }
 
 fn superseded(shard: ShardIdx, attempt: Attempt) -> Error {

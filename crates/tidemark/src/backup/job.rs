@@ -40,6 +40,8 @@ pub struct BackupJob<'c> {
     pub(super) parts: JobParts<'c>,
     pub(super) part_row_bytes_max: u64,
     cuts: CutLine,
+    /// Whether earlier processes may have written parts.
+    pub(super) has_past: bool,
     outcome: Mutex<Option<BackupOutcome>>,
     /// Held while a cut is taken, so that a doubled task takes none of its own.
     proposing: Mutex<()>,
@@ -48,6 +50,7 @@ pub struct BackupJob<'c> {
 impl<'c> BackupJob<'c> {
     pub(super) fn new(parts: JobParts<'c>, cut: Option<Cut>) -> BackupJob<'c> {
         let cuts = CutLine::default();
+        let has_past = cut.is_none();
         if let Some(cut) = cut {
             cuts.push(cut);
         }
@@ -55,6 +58,7 @@ impl<'c> BackupJob<'c> {
             parts,
             part_row_bytes_max: PART_ROW_BYTES_MAX,
             cuts,
+            has_past,
             outcome: Mutex::default(),
             proposing: Mutex::default(),
         }
@@ -103,7 +107,8 @@ impl<'c> BackupJob<'c> {
         if let Some(cut) = self.live_cut() {
             return Ok(cut.planned().collect());
         }
-        self.remove_own_garbage();
+        // Before anything is written: a full disk must not be made fuller by trying again.
+        self.remove_unmade()?;
         let JobParts { source, collection, env, options, resolved, .. } = &self.parts;
         let cut = Cut::take(&CutRequest {
             source: &**source,
@@ -111,6 +116,7 @@ impl<'c> BackupJob<'c> {
             kind: resolved.kind,
             source_identity: &resolved.source_identity,
             tables: &options.tables,
+            mark: &resolved.mark,
             env: &**env,
         })?;
         Ok(self.cuts.push(cut).planned().collect())
@@ -165,7 +171,7 @@ impl Job for BackupJob<'_> {
                     TaskOutcome::Published
                 }
                 None => {
-                    self.remove_own_garbage();
+                    self.remove_unmade()?;
                     TaskOutcome::Discarded
                 }
             },

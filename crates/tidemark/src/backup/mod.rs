@@ -14,7 +14,8 @@
 //! Invariants: a backup exists when its log entry does, and the entry is made only after
 //! every part was read back. An operation makes at most one entry: its manifest carries the
 //! mark that was drawn when the operation was recorded. Nothing that a log entry names is
-//! ever removed.
+//! ever removed. Parts carry the mark in their names, so that whoever carries an operation on,
+//! or cancels it, removes what processes before it wrote.
 
 mod begin;
 mod cut;

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::cut::Cut;
-use super::job::BackupJob;
+use super::cut::{Cut, ticket_mark};
+use super::job::{BackupJob, JobParts};
 use super::outcome::BackupOutcome;
 use super::parent::selection;
 use super::{MADE_BY, SELECTION};
 use crate::collection::accept::totals;
-use crate::collection::layout::manifest_path;
+use crate::collection::collection::MANIFEST_BYTES_MAX;
+use crate::collection::layout::{BackupDirectory, manifest_path, part_ticket};
 use crate::collection::manifest::{FormatVersion, LogEntry, Manifest, SourceLink};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
@@ -101,27 +102,81 @@ impl BackupJob<'_> {
                 Err(error) => return Err(error),
             };
             let made_by = manifest.extra.get(MADE_BY).and_then(Value::as_str);
-            let mark = made_by.and_then(|made_by| made_by.split('/').next());
-            if mark == Some(parts.resolved.mark.as_str()) {
+            if self.is_own(made_by) {
                 return Ok(Some((entry, manifest)));
             }
         }
         Ok(None)
     }
 
-    /// Removes what the cuts of this process wrote, as far as no log entry leads there.
+    /// Removes what this operation wrote and did not make a backup: the cuts of this process,
+    /// and the parts of earlier ones, which carry the operation's mark in their names.
     ///
-    /// Best effort: what stays is garbage like any other. Nothing is removed while the log
-    /// cannot be read, since it may name a directory of ours.
-    pub(super) fn remove_own_garbage(&self) {
-        let Ok(log) = self.parts.collection.log() else { return };
+    /// Parts of an earlier process stay while it may still live: it was taken over when it
+    /// fell silent, and could wake with its hand on the log entry. They go once a backup of
+    /// this operation is in the log, since then its number is taken.
+    ///
+    /// # Errors
+    /// When the log cannot be read, since it may name a directory of ours; and what listing
+    /// gives. What cannot be deleted is left as garbage.
+    pub(super) fn remove_unmade(&self) -> Result<()> {
+        if self.has_past && !self.parts.catalog.has_silent_holder(self.parts.id)? {
+            return self.remove_marked();
+        }
+        self.remove_own_cuts()
+    }
+
+    /// The same for the cuts of this process only.
+    fn remove_own_cuts(&self) -> Result<()> {
+        let log = self.parts.collection.log()?;
         let named: BTreeSet<&str> = log.iter().map(|entry| entry.directory.as_str()).collect();
         for cut in self.cuts().filter(|cut| !named.contains(cut.new.directory.as_str())) {
             self.remove(cut.objects());
         }
+        Ok(())
+    }
+
+    /// Removes everything with the operation's mark in directories that no log entry names.
+    fn remove_marked(&self) -> Result<()> {
+        let JobParts { collection, resolved, .. } = &self.parts;
+        // Objects first, the log afterwards: what is committed in between is named by then.
+        let listed = collection.store().list("")?;
+        let log = collection.log()?;
+        let named: BTreeSet<&str> = log.iter().map(|entry| entry.directory.as_str()).collect();
+        let mark = ticket_mark(&resolved.mark);
+        let mut unmade = BTreeSet::new();
+        for object in listed {
+            let directory = object.path.split('/').next().unwrap_or_default();
+            if BackupDirectory::parse(directory).is_none() || named.contains(directory) {
+                continue;
+            }
+            if part_ticket(&object.path).is_some_and(|ticket| ticket.starts_with(&mark))
+                || object.path == manifest_path(directory) && self.is_own_manifest(&object.path)
+            {
+                unmade.insert(object.path);
+            }
+        }
+        self.remove(unmade);
+        Ok(())
+    }
+
+    fn is_own_manifest(&self, path: &str) -> bool {
+        let store = self.parts.collection.store();
+        let manifest = store.get(path, MANIFEST_BYTES_MAX).ok();
+        let manifest = manifest.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+        let made_by = manifest.as_ref().and_then(|manifest| manifest.get(MADE_BY)?.as_str());
+        self.is_own(made_by)
+    }
+
+    /// Whether a manifest says that this operation made it.
+    fn is_own(&self, made_by: Option<&str>) -> bool {
+        let mark = made_by.and_then(|made_by| made_by.split('/').next());
+        mark == Some(self.parts.resolved.mark.as_str())
     }
 
     /// Removes what attempts that were given up wrote beside the backup, and other cuts.
+    ///
+    /// Best effort: the backup exists, and what stays is garbage like any other.
     fn remove_strays(&self, manifest: &Manifest) {
         let parts = manifest.tables.iter().flat_map(|table| &table.parts);
         let mut live: BTreeSet<String> =
@@ -131,7 +186,8 @@ impl BackupJob<'_> {
         for cut in own {
             self.remove(cut.objects().difference(&live).cloned().collect());
         }
-        self.remove_own_garbage();
+        // Nobody can make another backup of this operation now, however it wakes.
+        let _ = if self.has_past { self.remove_marked() } else { self.remove_own_cuts() };
     }
 
     fn remove(&self, objects: BTreeSet<String>) {

@@ -246,24 +246,12 @@ impl Inner {
         self.get(self.holder, txn, &key(id))?.map(HolderRecord::decode).transpose()
     }
 
-    fn lock_path(&self, id: OperationId, epoch: Epoch) -> PathBuf {
-        self.locks.join(format!("operation-{id}-{epoch}.lock"))
+    fn taking_path(&self, id: OperationId) -> PathBuf {
+        self.locks.join(format!("operation-{id}-taking.lock"))
     }
 
-    /// Removes the lock files of an operation's holders before `epoch`: they are dead or fenced,
-    /// and their names are not used again. One of a later epoch may be in use.
-    fn remove_locks_before(&self, id: OperationId, epoch: Epoch) {
-        let prefix = format!("operation-{id}-");
-        let epoch_of =
-            |name: &str| name.strip_prefix(&prefix)?.strip_suffix(".lock")?.parse().ok().map(Epoch);
-        let Ok(entries) = std::fs::read_dir(&self.locks) else { return };
-        for entry in entries.flatten() {
-            let is_before = entry.file_name().to_str().and_then(epoch_of);
-            if is_before.is_some_and(|found| found < epoch) {
-                // Litter costs a few bytes; the next one tries again.
-                let _ = std::fs::remove_file(entry.path());
-            }
-        }
+    fn lock_path(&self, id: OperationId, epoch: Epoch) -> PathBuf {
+        self.locks.join(format!("operation-{id}-{epoch}.lock"))
     }
 
     /// Whether the process behind a holder record can still act.
@@ -279,6 +267,27 @@ impl Inner {
             pid: record.pid,
             lease_seconds: rest.as_millis().div_ceil(1000) as u64,
         })
+    }
+
+    /// Removes the lock files of holders of an operation that are gone, but for that of `but`;
+    /// says whether one is still held by a process that was taken over while it was silent.
+    fn sweep_locks(&self, id: OperationId, but: Option<Epoch>) -> Result<bool> {
+        let what = || format!("list `{}`", self.locks.display());
+        let mut has_silent = false;
+        for entry in std::fs::read_dir(&self.locks).map_err(|cause| Error::io(what(), cause))? {
+            let name = entry.map_err(|cause| Error::io(what(), cause))?.file_name();
+            let Some(epoch) = name.to_str().and_then(|name| lock_epoch(name, id)) else { continue };
+            if Some(epoch) == but {
+                continue;
+            }
+            let path = self.lock_path(id, epoch);
+            match FileLock::try_acquire(&path, LockMode::Exclusive)? {
+                // Its owner is dead; the name is not used again.
+                Some(_) => drop(std::fs::remove_file(&path)),
+                None => has_silent = true,
+            }
+        }
+        Ok(has_silent)
     }
 
     /// A holder record that runs from now.
@@ -400,7 +409,7 @@ impl Catalog for LmdbCatalog {
     }
 
     fn taking(&self, id: OperationId) -> Result<Box<dyn Debug>> {
-        let path = self.0.locks.join(format!("operation-{id}-taking.lock"));
+        let path = self.0.taking_path(id);
         let wait = Duration::ZERO;
         let lock = FileLock::acquire(&path, LockMode::Exclusive, &*self.0.env, wait);
         let lock = lock.map_err(|error| {
@@ -435,11 +444,8 @@ impl Catalog for LmdbCatalog {
         }
         inner.put(inner.holder, &mut txn, &key(id), &inner.lease(epoch).encode())?;
         txn.commit()?;
-        if let Some(before) = before {
-            // Its owner is dead or fenced; the name is not used again.
-            let _ = std::fs::remove_file(inner.lock_path(id, before.epoch));
-        }
-        inner.remove_locks_before(id, epoch);
+        // The silent that were taken over keep theirs: it tells that they may wake.
+        inner.sweep_locks(id, Some(epoch))?;
         Ok(Box::new(LmdbHold {
             inner: Arc::clone(inner),
             id,
@@ -448,6 +454,11 @@ impl Catalog for LmdbCatalog {
             lock: Some(lock),
             readers_cleared_at: inner.env.boot_time(),
         }))
+    }
+
+    fn has_silent_holder(&self, id: OperationId) -> Result<bool> {
+        let now = self.0.holder(&*self.0.environment.read()?, id)?;
+        self.0.sweep_locks(id, now.map(|record| record.epoch))
     }
 
     fn steer(&self, id: OperationId, request: &Request) -> Result<()> {
@@ -487,7 +498,9 @@ impl Catalog for LmdbCatalog {
             inner.delete_prefix(records, &mut txn, &key(id))?;
         }
         txn.commit()?;
-        inner.remove_locks_before(id, Epoch(u64::MAX));
+        // Litter costs a few bytes and harms nobody.
+        let _ = inner.sweep_locks(id, None);
+        let _ = std::fs::remove_file(inner.taking_path(id));
         Ok(())
     }
 
@@ -649,6 +662,12 @@ fn numbers(inner: &Inner, txn: &RoTxn<'_>, id: OperationId) -> Result<Vec<u64>> 
         numbers.push(steering::number_of(key).ok_or_else(broken_key)?);
     }
     Ok(numbers)
+}
+
+/// The epoch in the name of a lock file of that operation.
+fn lock_epoch(name: &str, id: OperationId) -> Option<Epoch> {
+    let epoch = name.strip_prefix(&format!("operation-{id}-"))?.strip_suffix(".lock")?;
+    epoch.parse().ok().map(Epoch)
 }
 
 fn key(id: OperationId) -> [u8; 8] {

@@ -92,6 +92,15 @@ pub trait Catalog: Debug + Send + Sync {
 
     /// A number greater than every one it gave before: epochs of operations without a target.
     fn allocate_epoch(&self) -> Result<Epoch>;
+
+    /// Whether a process that held the operation, and was taken over when it fell silent, may
+    /// still live: when it wakes it can finish what it was writing outside of the catalog.
+    ///
+    /// `true`, the default, where nobody knows.
+    fn has_silent_holder(&self, id: OperationId) -> Result<bool> {
+        let _ = id;
+        Ok(true)
+    }
 }
 
 /// The right to change one operation, until it is dropped or taken away.

@@ -47,19 +47,25 @@ impl Collection {
         Ok(find_garbage(objects, &live, grace, env.wall_time()))
     }
 
-    /// Removes what [`garbage`](Self::garbage) lists.
+    /// Removes what [`garbage`](Self::garbage) lists; `told` hears of each object that is gone.
     ///
     /// A crash in the middle leaves less garbage. `grace` must exceed the time that any
     /// backup pauses between two of its objects.
     ///
     /// # Errors
     /// As [`garbage`](Self::garbage); and what the store says, with some objects removed.
-    pub fn remove_garbage(&self, grace: Duration, env: &dyn Env) -> Result<Removed> {
+    pub fn remove_garbage(
+        &self,
+        grace: Duration,
+        env: &dyn Env,
+        told: &mut dyn FnMut(&ObjectEntry),
+    ) -> Result<Removed> {
         let mut removed = Removed::default();
         for object in self.garbage(grace, env)? {
             self.store().delete(&object.path)?;
             removed.objects += 1;
             removed.bytes += object.bytes;
+            told(&object);
         }
         Ok(removed)
     }

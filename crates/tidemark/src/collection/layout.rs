@@ -192,6 +192,14 @@ pub fn part_name(table: &TableName, number: u32, ticket: &str) -> Result<String>
     Ok(format!("{}/{number:05}-{ticket}.parquet", table_folder(table)))
 }
 
+/// The ticket in the path of a part, or of a draft of one; `None` for what is no part.
+pub fn part_ticket(path: &str) -> Option<&str> {
+    let (_, name) = path.rsplit_once('/')?;
+    let (number, rest) = name.split_once('-')?;
+    let (ticket, _) = rest.rsplit_once(".parquet")?;
+    number.bytes().all(|byte| byte.is_ascii_digit()).then_some(ticket)
+}
+
 /// Folder of a table's parts: `<schema>.<table>`, with every byte but ASCII letters, digits,
 /// `-` and `_` written `%XX`, upper-case hexadecimal.
 ///

@@ -677,14 +677,17 @@ fn garbage_is_what_crashes_left_and_only_when_it_is_old() {
     assert_eq!(garbage.len(), 3, "{garbage:?}");
     assert!(garbage.iter().all(|object| object.path.starts_with(&dead.directory)));
     assert!(garbage.iter().any(|object| object.is_draft()));
-    assert_eq!(collection.remove_garbage(grace, &env).unwrap().objects, 3);
+    assert_eq!(collection.remove_garbage(grace, &env, &mut |_| {}).unwrap().objects, 3);
     assert!(collection.garbage(grace, &env).unwrap().is_empty());
     assert_eq!(read(collection.store()).unwrap(), before);
     assert!(dir.path().join("notes.txt").exists() && !dir.path().join(&dead.directory).exists());
 
     // With a damaged log nobody knows what is garbage.
     fs::remove_file(dir.path().join("log/000001.json")).unwrap();
-    assert_eq!(collection.remove_garbage(grace, &env).unwrap_err().kind(), Kind::Broken);
+    assert_eq!(
+        collection.remove_garbage(grace, &env, &mut |_| {}).unwrap_err().kind(),
+        Kind::Broken
+    );
 }
 
 #[test]

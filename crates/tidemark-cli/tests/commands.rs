@@ -1,0 +1,174 @@
+//! What the real binary says and leaves behind when something is in its way.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use support::Tidemark;
+
+mod support;
+
+/// A folder with a database `shop` of one table, and a command that is started there.
+struct World {
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> World {
+        let world = World { folder: support::temp_folder() };
+        world.write("orders", 200);
+        world
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn tidemark(&self) -> Tidemark {
+        Tidemark::new(self.folder.path())
+    }
+
+    /// Makes a table of `shop` equal to a file of so many rows.
+    fn write(&self, table: &str, rows: u32) {
+        self.write_into("shop", table, rows);
+    }
+
+    fn write_into(&self, db: &str, table: &str, rows: u32) {
+        let file = self.path("rows.csv");
+        let text: String = (0..rows).map(|key| format!("{key},note {key}\n")).collect();
+        std::fs::write(&file, format!("id,note\n{text}")).unwrap();
+        let args = ["--db", db, "--table", table, "--key", "id", "--sync", "rows.csv"];
+        self.tidemark().run(["db", "load"].into_iter().chain(args)).expect_code(0);
+    }
+
+    /// The objects of the collection, without those that every collection has.
+    fn objects(&self, collection: &str) -> BTreeSet<String> {
+        let root = self.path(collection);
+        let mut found = BTreeSet::new();
+        files(&root, &root, &mut found);
+        found
+    }
+
+    /// The objects that its log leads to.
+    fn named(&self, collection: &str) -> BTreeSet<String> {
+        let mut named = BTreeSet::from(["collection.json".to_owned()]);
+        for object in self.objects(collection) {
+            if !object.starts_with("log/") {
+                continue;
+            }
+            let entry = json(&self.path(collection).join(&object));
+            let directory = entry["directory"].as_str().unwrap().to_owned();
+            let path = self.path(collection).join(&directory).join("manifest.json");
+            let manifest = json(&path);
+            for table in manifest["tables"].as_array().unwrap() {
+                for part in table["parts"].as_array().unwrap() {
+                    named.insert(format!("{directory}/{}", part["name"].as_str().unwrap()));
+                }
+            }
+            named.insert(format!("{directory}/manifest.json"));
+            named.insert(object);
+        }
+        named
+    }
+}
+
+fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn files(root: &Path, folder: &Path, found: &mut BTreeSet<String>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(root, &path, found);
+        } else {
+            found.insert(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+}
+
+const BACKUP: [&str; 5] = ["backup", "--source", "embedded:shop", "--to", "backups"];
+
+#[cfg(feature = "failpoints")]
+const DEATHS: [&str; 4] = [
+    "backup.before_part:1:kill",
+    "backup.after_part:3:kill",
+    "backup.before_manifest:1:kill",
+    "backup.before_log_entry:1:kill",
+];
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_killed_backup_leaves_nothing_once_it_is_carried_on() {
+    for death in DEATHS {
+        let world = World::new();
+        world.tidemark().with_failpoint(death).run(BACKUP).expect_killed();
+
+        world.tidemark().run(BACKUP).expect_code(0);
+
+        assert_eq!(world.objects("backups"), world.named("backups"), "{death}");
+    }
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn cancelling_a_killed_backup_leaves_the_collection_as_it_was() {
+    for death in DEATHS {
+        let world = World::new();
+        world.tidemark().run(BACKUP).expect_code(0);
+        let before = world.objects("backups");
+        let full = BACKUP.into_iter().chain(["--full"]);
+        world.tidemark().with_failpoint(death).run(full).expect_killed();
+        assert_ne!(world.objects("backups"), before, "{death}");
+
+        let cancel = ["operation", "cancel", "2", "--source", "embedded:shop"];
+        world.tidemark().run(cancel).expect_code(0);
+
+        assert_eq!(world.objects("backups"), before, "{death}");
+    }
+}
+
+/// A process that was taken over may wake with its hand on the log entry: until that entry
+/// is taken nobody removes what it would name.
+#[cfg(feature = "failpoints")]
+#[test]
+fn parts_of_a_silent_process_go_only_when_it_cannot_name_them_any_more() {
+    use rustix::process::Signal;
+
+    let world = World::new();
+    let stopped = world.tidemark().with_failpoint("backup.before_log_entry:1:stop");
+    let mut silent = stopped.spawn(BACKUP);
+    silent.wait_until_stopped();
+    let written = world.objects("backups");
+
+    let taken_over = world.tidemark().with_failpoint("backup.before_log_entry:1:kill");
+    taken_over.run(BACKUP).expect_killed();
+    assert!(written.is_subset(&world.objects("backups")), "removed under a process that lives");
+
+    world.tidemark().run(BACKUP).expect_code(0);
+    assert_eq!(world.objects("backups"), world.named("backups"));
+    silent.signal(Signal::CONT);
+    silent.wait().expect_code(11);
+    assert_eq!(world.objects("backups"), world.named("backups"));
+}
+
+#[test]
+fn garbage_that_nobody_came_back_to_is_removed_on_request() {
+    let world = World::new();
+    world.tidemark().run(BACKUP).expect_code(0);
+    let before = world.objects("backups");
+    let dead = world.path("backups/20200101000000Z_full/public.orders");
+    std::fs::create_dir_all(&dead).unwrap();
+    std::fs::write(dead.join("00000-aa.parquet"), b"PAR1").unwrap();
+
+    let young = world.tidemark().run(["backups", "backups", "--remove-garbage"]).expect_code(0);
+    assert!(young.stdout.contains("removed 0 objects"), "{young}");
+    let args = ["backups", "backups", "--remove-garbage", "--older-than", "0", "--json"];
+    let removed = world.tidemark().run(args).expect_code(0);
+
+    let summary = removed.json_lines().pop().unwrap();
+    assert_eq!(summary["objects"], 1);
+    assert_eq!(summary["bytes"], 4);
+    assert_eq!(summary["folders"][0]["folder"], "20200101000000Z_full");
+    assert_eq!(world.objects("backups"), before);
+}
