@@ -200,3 +200,21 @@ fn an_increment_of_a_source_that_was_rolled_back_or_copied_is_refused() {
     chain::restore_done(&target, &world.collection, &tidemark::restore::RestoreOptions::default());
     assert_eq!(chain::dump(&target, "t"), chain::dump(&other, "t"));
 }
+
+#[test]
+fn another_database_is_not_mixed_in_unasked() {
+    let world = World::new();
+    let catalog = world.catalog("operations");
+    done(&catalog, &world.begin(&catalog, BackupChoice::Full));
+    let other = database(&world.folder.path().join("other"));
+    write(&other, world.folder.path(), 0..5);
+
+    let refused = world.try_begin(&other, &catalog, BackupChoice::Auto).unwrap_err();
+
+    assert_eq!(refused.kind(), Kind::Usage);
+    for words in ["another database", "another collection", "--full"] {
+        assert!(refused.message().contains(words), "{refused}");
+    }
+    assert_eq!(world.collection.log().unwrap().len(), 1);
+    done(&catalog, &world.try_begin(&other, &catalog, BackupChoice::Full).unwrap());
+}

@@ -17,8 +17,9 @@ pub(super) struct ChosenKind {
 /// Decides between full and increment.
 ///
 /// # Errors
-/// [`Kind::NotFound`]: an increment into an empty collection. [`Kind::Usage`]: an increment on
-/// top of another database's backup or of another selection. [`Kind::Broken`]: the log, or the
+/// [`Kind::NotFound`]: an increment into an empty collection. [`Kind::Usage`]: the newest backup
+/// is of another database and no full is asked for, or an increment is and it is of another
+/// selection. [`Kind::Broken`]: the log, or the
 /// newest manifest unless a full is asked for, is damaged.
 pub(super) fn choose_kind(
     collection: &Collection,
@@ -44,7 +45,9 @@ pub(super) fn choose_kind(
         (BackupChoice::Auto | BackupChoice::Incremental, Some(newest)) => newest,
     };
     let newest = collection.manifest(newest)?;
-    match (options.kind, check_parent(&newest, source_identity, &options.tables)) {
+    // Another database's rows are mixed into a collection only if somebody says so.
+    check_source(&newest, source_identity)?;
+    match (options.kind, check_selection_of(&newest, &options.tables)) {
         (_, Ok(())) => chosen(BackupKind::Incremental, None),
         (BackupChoice::Incremental, Err(refused)) => Err(refused),
         (BackupChoice::Auto | BackupChoice::Full, Err(refused)) => {
@@ -63,15 +66,24 @@ pub(super) fn check_parent(
     source_identity: &str,
     tables: &[String],
 ) -> Result<()> {
-    if parent.source.identity != source_identity {
-        let message = format!(
-            "the newest backup `{}` is of another database ({}, this is {source_identity}); an \
-             increment can only follow a backup of the same one, so take a full backup into \
-             another collection",
-            parent.directory, parent.source.identity
-        );
-        return Err(Error::new(Kind::Usage, message));
+    check_source(parent, source_identity)?;
+    check_selection_of(parent, tables)
+}
+
+fn check_source(parent: &Manifest, source_identity: &str) -> Result<()> {
+    if parent.source.identity == source_identity {
+        return Ok(());
     }
+    let message = format!(
+        "the newest backup `{}` is of another database ({}, this is {source_identity}); an \
+         increment can only follow a backup of the same one. Back up into another collection, or \
+         begin a chain of this database in this one with --full",
+        parent.directory, parent.source.identity
+    );
+    Err(Error::new(Kind::Usage, message))
+}
+
+fn check_selection_of(parent: &Manifest, tables: &[String]) -> Result<()> {
     let (before, now) = (selection_of(parent), selection(tables));
     if before != now {
         let message = format!(
