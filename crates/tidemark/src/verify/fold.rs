@@ -27,7 +27,7 @@ use crate::row::{Digest, KeyRange, RowBatch, RowCodec, RowStream};
 const CHUNK_BYTES: u64 = 4 << 20;
 
 /// Memory of the process besides its folds.
-const PROCESS_BYTES: u64 = 32 << 20;
+pub(super) const PROCESS_BYTES: u64 = 32 << 20;
 
 /// One attempt of one table.
 pub(super) struct FoldRun<'a> {

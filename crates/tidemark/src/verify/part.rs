@@ -1,5 +1,6 @@
 //! Reading one part: its bytes, then its rows.
 
+use super::fold::PROCESS_BYTES;
 use super::job::VerifyJob;
 use super::outcome::Finding;
 use super::plan::{PARTS, PlannedPart};
@@ -7,6 +8,7 @@ use crate::collection::check::Level;
 use crate::collection::flaw::Flaw;
 use crate::collection::manifest::{PartEntry, TableMode};
 use crate::collection::part::{PartKind, PartRead, PartReader};
+use crate::collection::run::part_memory_bytes;
 use crate::collection::store::ObjectHasher;
 use crate::error::{Error, Kind, Result};
 use crate::executor::{ChunkOutcome, ShardRun};
@@ -108,11 +110,12 @@ impl<'a> PartRun<'a> {
 
     fn open_rows(&self) -> Result<Decoding> {
         let PlannedPart { directory, table, part } = self.planned;
-        let object = self.job.collection.open_part(directory, part)?;
         let kind = match table.mode {
             TableMode::Whole => PartKind::Full,
             TableMode::Delta => PartKind::Increment,
         };
+        self.check_memory(part, table.schema.columns.len() as u32, kind)?;
+        let object = self.job.collection.open_part(directory, part)?;
         let wanted = RowCodec::new(&table.schema);
         let read = PartRead {
             part,
@@ -123,6 +126,21 @@ impl<'a> PartRun<'a> {
             after: None,
         };
         Ok(Decoding::new(PartReader::open(object, &read)?, table.digest_id))
+    }
+
+    /// Refuses to decode what would not fit: a manifest may claim rows of any size.
+    fn check_memory(&self, part: &PartEntry, columns: u32, kind: PartKind) -> Result<()> {
+        let needed = part_memory_bytes(part, columns, kind).saturating_add(PROCESS_BYTES);
+        let given = self.job.room.memory_bytes;
+        if needed <= given {
+            return Ok(());
+        }
+        let found = format!(
+            "rows of up to {} bytes, for which reading it needs {needed} bytes of memory",
+            part.row_bytes_max
+        );
+        let expected = format!("at most the {given} that were given; allow more with --memory");
+        Err(Flaw::new(self.planned.path(), found, expected).into())
     }
 
     fn work(&self) -> Work {

@@ -332,6 +332,11 @@ impl ColumnCursor {
             let message = format!("a page has {} rows, {} are left", header.rows, self.rows_ahead);
             return Err(broken(message));
         }
+        // Their null levels, a bit a row, may come out of a few bytes.
+        if header.rows > PAGE_ROWS_MAX {
+            let message = format!("a page has {} rows, at most {PAGE_ROWS_MAX}", header.rows);
+            return Err(broken(message));
+        }
         if u64::from(header.frame_bytes) > self.end - self.next {
             return Err(broken("a page is longer than its column"));
         }
@@ -379,4 +384,42 @@ impl ColumnCursor {
 
 fn broken(message: impl Into<String>) -> Error {
     Error::new(Kind::Broken, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collection::part::page::{append_page, put_levels};
+    use crate::error::Kind;
+
+    struct InMemory(Vec<u8>);
+
+    impl PartBytes for InMemory {
+        fn read(&self, start: u64, len: usize) -> Result<Bytes> {
+            Ok(Bytes::copy_from_slice(&self.0[start as usize..start as usize + len]))
+        }
+    }
+
+    /// Reads the first row of a column chunk of one page, all NULL.
+    fn first_of(rows: u32) -> Result<()> {
+        let mut content = Vec::new();
+        put_levels(&vec![0; rows.div_ceil(8) as usize], rows, rows, &mut content);
+        let mut chunk = Vec::new();
+        append_page(&content, rows, &mut chunk).unwrap();
+        let limits = CursorLimits { content_bytes_max: 1 << 20, window_bytes: 1 << 16 };
+        let mut cursor = ColumnCursor::new(Physical::Int64, false, limits);
+        let bytes = chunk.len() as u64;
+        cursor.enter(ChunkExtent { offset: 0, bytes, content_bytes: bytes }, u64::from(rows));
+        cursor.advance(&InMemory(chunk))
+    }
+
+    #[test]
+    fn a_page_of_more_rows_than_we_write_is_refused() {
+        first_of(PAGE_ROWS_MAX).unwrap();
+        for rows in [PAGE_ROWS_MAX + 1, 1 << 24] {
+            let refused = first_of(rows).unwrap_err();
+            assert_eq!(refused.kind(), Kind::Broken);
+            assert!(refused.message().contains("at most 16384"), "{refused}");
+        }
+    }
 }

@@ -524,7 +524,9 @@ fn open_checked<R: ChunkReader + 'static>(file: R, read: &PartRead<'_>) -> Resul
 fn add_columns(reader: &mut PartReader, read: &PartRead<'_>, layout: &Layout) {
     let page_bytes_max = read.kind.page_bytes_max(layout.columns.len() as u32);
     let limits = CursorLimits {
-        content_bytes_max: page_bytes_max.max(read.part.row_bytes_max) + PAGE_SLACK_BYTES,
+        content_bytes_max: page_bytes_max
+            .max(read.part.row_bytes_max)
+            .saturating_add(PAGE_SLACK_BYTES),
         window_bytes: read.kind.window_bytes(layout.columns.len() as u32) as usize,
     };
     let wanted = |at: usize| {

@@ -670,6 +670,17 @@ fn a_part_that_is_not_what_its_manifest_says_is_refused() {
 }
 
 #[test]
+fn a_part_whose_greatest_row_is_endless_is_read_without_overflow() {
+    let schema = numbered();
+    let (changes, (bytes, mut part)) = small_part(&schema);
+    part.row_bytes_max = u64::MAX;
+    let read = Reading::of(&schema, PartKind::Increment, (bytes, part)).read();
+    if let Ok(read) = read {
+        assert_eq!(read, changes);
+    }
+}
+
+#[test]
 fn a_failing_store_keeps_its_kind() {
     struct Failing(Bytes);
     impl parquet::file::reader::Length for Failing {
