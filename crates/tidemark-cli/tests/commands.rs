@@ -172,3 +172,42 @@ fn garbage_that_nobody_came_back_to_is_removed_on_request() {
     assert_eq!(summary["folders"][0]["folder"], "20200101000000Z_full");
     assert_eq!(world.objects("backups"), before);
 }
+
+/// Runs what is to be refused with `code` and `words`, and finds nothing made by it.
+#[track_caller]
+fn refused(world: &World, args: &[&str], code: i32, words: &str, unmade: &str) {
+    let outcome = world.tidemark().run(args).expect_code(code);
+    assert!(outcome.stderr.contains(words), "expected {words:?} of {outcome}");
+    assert!(!world.path(unmade).exists(), "`{unmade}` is left by {outcome}");
+}
+
+#[test]
+fn a_csv_file_that_cannot_be_read_ends_with_2_and_its_name() {
+    let world = World::new();
+    let load = |file| {
+        ["db", "load", "--db", "new", "--table", "t", "--key", "id", file].map(str::to_owned)
+    };
+    for (file, text) in [("ragged.csv", "id,a\n1,2\n3\n"), ("odd.csv", "id,id\n1,2\n")] {
+        std::fs::write(world.path(file), text).unwrap();
+    }
+    for file in ["missing.csv", "ragged.csv", "odd.csv", "rows.csv/x.csv"] {
+        let args = load(file);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        refused(&world, &args, 2, file, "new");
+    }
+    let into_old = ["db", "load", "--db", "shop", "--table", "t", "--key", "id", "missing.csv"];
+    let outcome = world.tidemark().run(into_old).expect_code(2);
+    assert!(outcome.stderr.contains("missing.csv"), "{outcome}");
+}
+
+#[test]
+fn a_refused_command_leaves_no_new_database_and_no_new_collection() {
+    let world = World::new();
+    world.tidemark().run(BACKUP).expect_code(0);
+    let backup = ["backup", "--source", "embedded:shop", "--to", "new", "--table", "nosuch"];
+    refused(&world, &backup, 10, "`nosuch`", "new");
+    let restore = ["restore", "backups", "--target", "embedded:new"];
+    let with = |more: [&'static str; 2]| restore.into_iter().chain(more).collect::<Vec<&str>>();
+    refused(&world, &with(["--at", "7"]), 10, "7", "new");
+    refused(&world, &with(["--table", "nosuch"]), 10, "nosuch", "new");
+}

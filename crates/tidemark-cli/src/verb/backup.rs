@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use tidemark::Result;
-use tidemark::backup::{BackupChoice, BackupOptions, BackupRequest, begin_backup};
+use tidemark::backup::{BackupChoice, BackupOptions, BackupRequest, begin_backup, check_selection};
+use tidemark::collection::store::Place as StorePlace;
 use tidemark::collection::{Collection, Store};
 use tidemark::executor::Intent;
 
@@ -23,6 +24,12 @@ pub(crate) fn run(args: &BackupArgs, output: Output) -> Result<Exit> {
         // There is nothing in a new collection that an increment could build on.
         Collection::open(store)?
     } else {
+        if !matches!(store.place()?, StorePlace::Occupied(_)) {
+            // What is refused must not leave an empty collection behind.
+            let tables = database.tables()?;
+            let tables = tables.iter().map(|table| (&table.name, &table.schema));
+            check_selection(&args.tables, tables)?;
+        }
         Collection::open_or_create(store, &*env)?
     };
     let state = args.drive.state.as_deref();

@@ -31,6 +31,10 @@ pub(crate) fn run(args: &RestoreArgs, output: Output) -> Result<Exit> {
     if args.dry_run {
         return dry_run(args, &collection, &options, &env, output);
     }
+    if args.target.is_missing() {
+        // What is refused must not leave an empty database behind.
+        plan_for_missing(args, &collection, &options)?;
+    }
     let target_shown = args.target.absolute()?;
     let database = args.target.open_or_create(&env)?;
     let state = args.drive.state.as_deref();
@@ -92,11 +96,7 @@ fn dry_run(
     let (window, memory_bytes) = (args.drive.shards_in_flight, args.memory);
     let plan = if args.target.is_missing() {
         // The restore would make the database; a look at the plan does not.
-        let chain = &collection.chain(&RestorePoint::parse(&options.at)?)?;
-        let existing = &NothingThere;
-        let collection = collection.id();
-        let inputs = PlanInputs { collection, chain, options, existing, window, memory_bytes };
-        RestorePlan::new(&inputs)?
+        plan_for_missing(args, collection, options)?
     } else {
         let database = args.target.open(env)?;
         let room = Room { window, memory_bytes, scratch: database.scratch_dir() };
@@ -107,6 +107,19 @@ fn dry_run(
     let view = PlanView { plan: &plan, total_rows: total.rows, total_bytes: total.bytes, shards };
     output.summary("restore plan", &view, || format!("{plan}nothing was done\n"))?;
     Ok(Exit::Done)
+}
+
+/// The plan of a restore into a database that does not exist yet.
+fn plan_for_missing(
+    args: &RestoreArgs,
+    collection: &Collection,
+    options: &RestoreOptions,
+) -> Result<RestorePlan> {
+    let (window, memory_bytes) = (args.drive.shards_in_flight, args.memory);
+    let chain = &collection.chain(&RestorePoint::parse(&options.at)?)?;
+    let existing = &NothingThere;
+    let collection = collection.id();
+    RestorePlan::new(&PlanInputs { collection, chain, options, existing, window, memory_bytes })
 }
 
 /// A database that does not exist yet.

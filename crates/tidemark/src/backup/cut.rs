@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::ids::{Attempt, CutId, Position, ShardIdx, TableId, TableName};
 use crate::operation::Work;
-use crate::row::{KeyRange, RowStream};
+use crate::row::{KeyRange, RowStream, Schema};
 
 /// What a cut is taken of.
 pub(super) struct CutRequest<'r> {
@@ -113,7 +113,12 @@ impl Cut {
             check_past(&*snapshot, parent)?;
         }
 
-        let (selected, gone) = select(snapshot.tables(), request)?;
+        let described: Vec<(&TableName, &Schema)> =
+            snapshot.tables().iter().map(|table| (&table.name, &table.schema)).collect();
+        let (selected, gone) = select(&described, request.tables)?;
+        if request.kind == BackupKind::Full {
+            refuse_gone(&gone, described.iter().map(|(name, _)| *name))?;
+        }
         let mut tables = Vec::with_capacity(selected.len());
         let mut shards = Vec::new();
         for source in selected {
@@ -353,50 +358,62 @@ fn check_past(snapshot: &dyn Snapshot, parent: &Manifest) -> Result<()> {
     Err(Error::new(Kind::Broken, message))
 }
 
+/// Refuses what a full backup of `patterns` would refuse of these tables, before anything is
+/// made for it.
+///
+/// # Errors
+/// [`Kind::NotFound`] for a pattern that selects none of them; [`Kind::Unsupported`] for a
+/// table without a key; [`Kind::Usage`] for a text that is neither a name nor a pattern.
+pub fn check_selection<'t>(
+    patterns: &[String],
+    tables: impl IntoIterator<Item = (&'t TableName, &'t Schema)>,
+) -> Result<()> {
+    let tables: Vec<(&TableName, &Schema)> = tables.into_iter().collect();
+    let (_, gone) = select(&tables, patterns)?;
+    refuse_gone(&gone, tables.iter().map(|(name, _)| *name))
+}
+
 /// Positions of the selected tables, and the patterns that select none.
-fn select(tables: &[SourceTable], request: &CutRequest<'_>) -> Result<(Vec<usize>, Vec<String>)> {
+fn select(
+    tables: &[(&TableName, &Schema)],
+    patterns: &[String],
+) -> Result<(Vec<usize>, Vec<String>)> {
     let mut patterns =
-        request.tables.iter().map(|text| Pattern::new(text)).collect::<Result<Vec<Pattern>>>()?;
+        patterns.iter().map(|text| Pattern::new(text)).collect::<Result<Vec<Pattern>>>()?;
     let mut selected = Vec::new();
-    for (at, table) in tables.iter().enumerate() {
+    for (at, (name, schema)) in tables.iter().enumerate() {
         // Every pattern is asked, so that each knows whether it selected anything.
         let mut chosen = patterns.is_empty();
         for pattern in &mut patterns {
-            chosen |= pattern.selects(&table.name);
+            chosen |= pattern.selects(name);
         }
         if !chosen {
             continue;
         }
-        if table.schema.key.is_empty() {
+        if schema.key.is_empty() {
             let message = format!(
-                "table `{}` has no key, and backups of such tables are not possible yet; leave \
-                 it out by naming the tables to back up",
-                table.name
+                "table `{name}` has no key, and backups of such tables are not possible yet; \
+                 leave it out by naming the tables to back up"
             );
             return Err(Error::new(Kind::Unsupported, message));
         }
         selected.push(at);
     }
-    let gone: Vec<String> = patterns
-        .iter()
-        .filter(|pattern| !pattern.has_selected())
-        .map(|pattern| pattern.text().to_owned())
-        .collect();
-    match gone.first() {
-        // An increment tells that a table was dropped; a full with a name that fits nothing
-        // is a mistake.
-        Some(pattern) if request.kind == BackupKind::Full => {
-            let names: Vec<String> =
-                tables.iter().take(10).map(|table| format!("`{}`", table.name)).collect();
-            let message = format!(
-                "`{pattern}` selects no table of the source; it has {} tables: {}",
-                tables.len(),
-                names.join(", ")
-            );
-            Err(Error::new(Kind::NotFound, message))
-        }
-        _ => Ok((selected, gone)),
-    }
+    let gone = patterns.iter().filter(|pattern| !pattern.has_selected());
+    Ok((selected, gone.map(|pattern| pattern.text().to_owned()).collect()))
+}
+
+/// A full with a name that fits nothing is a mistake; an increment tells that a table was dropped.
+fn refuse_gone<'t>(gone: &[String], names: impl Iterator<Item = &'t TableName>) -> Result<()> {
+    const SHOWN_MAX: usize = 10;
+    let Some(pattern) = gone.first() else { return Ok(()) };
+    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
+    let message = format!(
+        "`{pattern}` selects no table of the source; it has {} tables: {}",
+        names.len(),
+        names[..names.len().min(SHOWN_MAX)].join(", ")
+    );
+    Err(Error::new(Kind::NotFound, message))
 }
 
 /// What a backup carries of a table.

@@ -39,6 +39,7 @@ use crate::database::Source;
 use crate::ids::{CollectionId, OperationId};
 
 pub use begin::{begin_backup, resolved_backup, resume_backup};
+pub use cut::check_selection;
 pub use job::BackupJob;
 pub use outcome::{BackupOutcome, BackupProof, WholeTable};
 
@@ -67,7 +68,8 @@ pub enum BackupChoice {
     Full,
     /// What changed since the newest backup of the collection.
     Incremental,
-    /// An increment if the newest backup is of this source and this selection, else a full.
+    /// An increment if the newest backup is of this selection, else a full; never on top of
+    /// another database's.
     #[default]
     Auto,
 }

@@ -39,10 +39,12 @@ pub(crate) fn run(args: LoadArgs, output: Output) -> Result<Exit> {
         shards: args.shards,
         types: types(args.types)?,
     };
-    // A file that is not there must not leave an empty database behind.
-    std::fs::metadata(&request.file)
-        .map_err(|cause| Error::io(format!("read `{}`", request.file.display()), cause))?;
-    let database = DatabaseUrl::Embedded(args.db).open_or_create(&env)?;
+    let url = DatabaseUrl::Embedded(args.db);
+    if url.is_missing() {
+        // A file that is refused must not leave an empty database behind.
+        request.check()?;
+    }
+    let database = url.open_or_create(&env)?;
     let report = database.load(&request)?;
     let elapsed = env.boot_time().since(begun);
     let view = view(&request.table, &report, elapsed);

@@ -51,7 +51,7 @@ pub(super) struct StagedFile {
 /// Reads the file once, from its header to its last record.
 ///
 /// # Errors
-/// [`Kind::NotFound`] without a file, [`Kind::Usage`] for what is no regular file and for
+/// [`Kind::Usage`] without a file that can be read, for what is no regular file and for
 /// whatever [`Reader`] refuses, with file and line.
 pub(super) fn survey(path: &Path) -> Result<SurveyedFile> {
     let shown = path.display().to_string();
@@ -195,7 +195,15 @@ fn changed(file: &SurveyedFile) -> Error {
 
 fn open(path: &Path, shown: &str) -> Result<Reader<Fingerprinting>> {
     let opened = File::open(path).and_then(|file| Ok((file.metadata()?.is_file(), file)));
-    let (is_regular, file) = opened.map_err(|cause| Error::io(format!("open {shown}"), cause))?;
+    let (is_regular, file) = opened.map_err(|cause| match cause.kind() {
+        // The request names the wrong file: no disk has to be emptied, no table is missing.
+        io::ErrorKind::NotFound
+        | io::ErrorKind::PermissionDenied
+        | io::ErrorKind::NotADirectory => {
+            Error::with_source(Kind::Usage, format!("the file {shown} cannot be read"), cause)
+        }
+        _ => Error::io(format!("open {shown}"), cause),
+    })?;
     if !is_regular {
         let message = format!("{shown} is no regular file; a load reads its file twice");
         return Err(Error::new(Kind::Usage, message));
@@ -359,6 +367,6 @@ mod tests {
         let world = World::new();
         refused(survey(world.dir.path()), "no regular file");
         let missing = survey(&world.dir.path().join("no.csv")).unwrap_err();
-        assert_eq!(missing.kind(), Kind::NotFound);
+        assert_eq!(missing.kind(), Kind::Usage);
     }
 }

@@ -70,6 +70,22 @@ pub struct LoadRequest {
     pub types: BTreeMap<String, LogicalType>,
 }
 
+impl LoadRequest {
+    /// Refuses what a load into a new database would refuse before it sorts the rows: reads the
+    /// file once. For callers that would otherwise make a database for nothing.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`], as [`EmbeddedDatabase::load`].
+    pub fn check(&self) -> Result<()> {
+        let check = || {
+            check_shards(self.shards)?;
+            let file = file::survey(&self.file)?;
+            plan::plan_new(columns(self, &file)).map(|_| ())
+        };
+        check().map_err(|error: Error| error.context(format!("load table `{}`", self.table)))
+    }
+}
+
 /// What may become of a table that exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoadMode {
@@ -194,13 +210,17 @@ struct Load<'a> {
 
 impl Load<'_> {
     fn columns(&self) -> FileColumns<'_> {
-        FileColumns {
-            file: &self.file.shown,
-            names: &self.file.names,
-            surveys: &self.file.surveys,
-            types: &self.request.types,
-            key: &self.request.key,
-        }
+        columns(self.request, self.file)
+    }
+}
+
+fn columns<'a>(request: &'a LoadRequest, file: &'a SurveyedFile) -> FileColumns<'a> {
+    FileColumns {
+        file: &file.shown,
+        names: &file.names,
+        surveys: &file.surveys,
+        types: &request.types,
+        key: &request.key,
     }
 }
 
