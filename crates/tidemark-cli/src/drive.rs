@@ -14,7 +14,7 @@ use tidemark::{Error, Kind, Result};
 
 use crate::exit::{self, Exit};
 use crate::output::Output;
-use crate::output::human::counted;
+use crate::output::human::{counted, from_here};
 use crate::output::operation::{self, EndView};
 use crate::output::verify;
 use crate::place::Place;
@@ -45,7 +45,7 @@ pub(crate) fn drive(drive: &Drive<'_>, env: &Arc<dyn Env>, output: Output) -> Re
     let Drive { place, id, job, intent, notices } = *drive;
     let record = place.catalog.operation(id)?;
     let interrupted = signals::interrupt()?;
-    output.note(&format!("operation {id}: {}", record.title));
+    output.note(&format!("operation {id}: {}", from_here(&record.title)));
     let name = format!("{} {id}", record.verb.name());
     let mut progress = Progress::new(output, Arc::clone(env), &name, record.step_count);
     notices.iter().for_each(|notice| progress.trouble(notice));

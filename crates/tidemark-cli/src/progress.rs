@@ -1,5 +1,5 @@
 //! Progress for people and programs: bars on a terminal, a line every ten seconds without
-//! one, JSON lines once a second.
+//! one, JSON lines ten times a second, which is nothing for a program.
 //!
 //! [`Progress`] is the executor's observer, and is fed the same views by those who only watch.
 
@@ -20,7 +20,7 @@ use crate::output::status::{self, Rate, StatusView, TableView};
 /// Between two lines where there are no bars.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Between two status messages of the same phase.
-const STATUS_EVERY: Duration = Duration::from_secs(1);
+const STATUS_EVERY: Duration = Duration::from_millis(100);
 /// Most tables that get a bar of their own; more would scroll.
 const TABLE_BARS_MAX: usize = 8;
 /// Steps of a bar: hundredths of a percent.

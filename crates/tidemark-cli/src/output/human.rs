@@ -38,6 +38,14 @@ pub(crate) fn bytes(number: u64) -> String {
     format!("{size:.precision$} {}", UNITS[unit])
 }
 
+/// `text` with places below the current directory named from there, as one would type them.
+pub(crate) fn from_here(text: &str) -> String {
+    match std::env::current_dir() {
+        Ok(here) if here.parent().is_some() => text.replace(&format!("{}/", here.display()), ""),
+        _ => text.to_owned(),
+    }
+}
+
 /// A duration in at most two units: `0.4 s`, `42 s`, `3 min 7 s`, `2 h 5 min`.
 pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
@@ -122,6 +130,13 @@ mod tests {
         ] {
             assert_eq!(bytes(number), shown);
         }
+    }
+
+    #[test]
+    fn places_below_the_current_directory_are_named_from_it() {
+        let here = std::env::current_dir().unwrap();
+        let title = format!("restore of `{}/backups` into `embedded:/else`", here.display());
+        assert_eq!(from_here(&title), "restore of `backups` into `embedded:/else`");
     }
 
     #[test]

@@ -6,82 +6,105 @@ use tidemark::row::{LogicalType, Schema, Value};
 
 use super::{Stage, check_equal, dump, table};
 use crate::args::DemoArgs;
+use crate::output::human::counted;
 
 const TABLE: &str = "orders";
 /// Rows of one batch: below what a batch holds.
 const BATCH_ROWS: u64 = 20_000;
+/// Share of its work after which a restore is killed: half-way, seeing that a look takes a
+/// moment.
+const KILLED_AT: f64 = 0.4;
 /// One row of so many changes between two backups.
 const CHANGED_SHARE: u64 = 20;
 
 pub(super) fn run(stage: &mut Stage, args: &DemoArgs) -> Result<()> {
     let source = stage.database("plant")?;
     stage.say(&format!(
-        "\n2. a table of {} rows and {} increments, restored after a SIGKILL",
-        args.rows, args.increments
+        "\n2. a table of {} and {}, restored after a SIGKILL",
+        counted(args.rows, "row"),
+        counted(u64::from(args.increments), "increment")
     ));
     create(&source, args.rows)?;
-    let plant = format!("embedded:{}", stage.path("plant"));
-    let collection = stage.path("plant-backups");
     let mut states = Vec::new();
     for generation in 0..=u64::from(args.increments) {
         if generation > 0 {
             change(&source, args.rows, generation)?;
         }
-        stage.command(&["backup", "--source", &plant, "--to", &collection])?;
+        stage.command(&["backup", "--source", "embedded:plant", "--to", "plant-backups"])?;
         states.push(blake3_of(&dump(&source, TABLE)?));
     }
     stage.say("the table is dropped");
     source.drop_table(&table(TABLE))?;
-    killed_and_resumed(
-        stage,
-        &source,
-        &collection,
-        &plant,
-        states.last().map_or("", String::as_str),
-    )?;
-    let earlier = [0, states.len().saturating_sub(2)];
-    for at in earlier.into_iter().take(states.len() - 1) {
-        let (point, copy) = (format!("#{}", at + 1), format!("orders_{}", at + 1));
-        let rename = format!("{TABLE}={copy}");
-        stage.command(&[
-            "restore",
-            &collection,
-            "--target",
-            &plant,
-            "--at",
-            &point,
-            "--rename",
-            &rename,
-        ])?;
+    killed_and_resumed(stage, &source, states.last().map_or("", String::as_str))?;
+    let newest_but_one = states.len() - 2;
+    for at in [0, newest_but_one] {
+        if at == newest_but_one {
+            undisturbed(stage, at + 1)?;
+        } else {
+            stage.command(&restore_of(at + 1).each_ref().map(String::as_str))?;
+        }
+        let copy = copy_of(at + 1);
         check_digest(&source, &copy, &states[at])?;
-        stage.prove(format!("restore point {point} equals what the source held then (`{copy}`)"));
+        stage.prove(
+            format!("point #{}", at + 1),
+            format!("`{copy}` equals what the source held then"),
+        );
+        if newest_but_one == 0 {
+            break;
+        }
     }
     Ok(())
 }
 
-fn killed_and_resumed(
-    stage: &mut Stage,
-    source: &EmbeddedDatabase,
-    collection: &str,
-    plant: &str,
-    expected: &str,
-) -> Result<()> {
-    let restore = ["restore", collection, "--target", plant];
-    match stage.command_killed_at(&restore, 0.2)? {
-        Some(percent) => {
-            stage.say(&format!("killed with SIGKILL at {percent:.0} %; the same command again:"))
-        }
-        None => stage.say("the restore was done before it could be killed; try more --rows"),
-    }
+/// Restores and is killed half-way, then restores by the same command.
+fn killed_and_resumed(stage: &mut Stage, source: &EmbeddedDatabase, expected: &str) -> Result<()> {
+    let restore = ["restore", "plant-backups", "--target", "embedded:plant"];
+    stage.killed_at = stage.command_killed_at(&restore, KILLED_AT)?;
     let visible = source.tables()?.iter().any(|found| found.name == table(TABLE));
-    if !visible {
-        stage.command(&restore)?;
-    }
+    let proof = match stage.killed_at {
+        Some(percent) if !visible => {
+            stage
+                .say(&format!("   killed with SIGKILL at {percent:.0} %; the same command again:"));
+            stage.command(&restore)?;
+            format!("`{TABLE}`, killed at {percent:.0} % and resumed, equals what the source held")
+        }
+        _ => {
+            stage.killed_at = None;
+            stage.say("   the restore was done before it could be killed; try more --rows");
+            format!("`{TABLE}` equals what the source held; it was too small to be killed half-way")
+        }
+    };
     check_digest(source, TABLE, expected)?;
-    stage.prove(
-        "the newest point equals what the source held, after a SIGKILL and a resume".to_owned(),
-    );
+    stage.prove("newest point", proof);
     Ok(())
+}
+
+/// Restores without trouble, and holds its progress against the clock.
+fn undisturbed(stage: &mut Stage, sequence: usize) -> Result<()> {
+    let restore = restore_of(sequence);
+    let looks = stage.command_watched(&restore.each_ref().map(String::as_str))?;
+    stage.deviation = looks.deviation_max();
+    let proof = match stage.deviation {
+        Some(points) => format!(
+            "at most {points:.0} points from linear time in {} looks over {:.1} s (goal: 20)",
+            looks.count(),
+            looks.duration().as_secs_f64()
+        ),
+        None => format!("over in {:.1} s: too short to judge", looks.duration().as_secs_f64()),
+    };
+    stage.prove("progress", proof);
+    Ok(())
+}
+
+fn restore_of(sequence: usize) -> [String; 8] {
+    let (point, rename) = (format!("#{sequence}"), format!("{TABLE}={}", copy_of(sequence)));
+    let words = ["restore", "plant-backups", "--target", "embedded:plant", "--at", &point];
+    let [verb, collection, target, database, at, point] = words.map(str::to_owned);
+    [verb, collection, target, database, at, point, "--rename".to_owned(), rename]
+}
+
+fn copy_of(sequence: usize) -> String {
+    format!("{TABLE}_{sequence}")
 }
 
 fn check_digest(database: &EmbeddedDatabase, name: &str, expected: &str) -> Result<()> {

@@ -3,6 +3,7 @@
 //! Every step that matters runs this binary as a command of its own, printed as it could be
 //! typed; one of them is killed with SIGKILL half-way and run again. What it claims at the end
 //! it has compared: dumps with the published files, dumps with what the source held.
+//! Commands run in the demo's folder, so that they are as short as one would type them.
 
 mod command;
 mod grown;
@@ -20,6 +21,7 @@ use tidemark::{Error, Kind, Result};
 use crate::args::DemoArgs;
 use crate::exit::Exit;
 use crate::output::Output;
+use crate::output::human::{self, Align};
 use crate::place::system;
 
 /// What the parts of the demo share.
@@ -28,15 +30,29 @@ struct Stage {
     env: Arc<dyn Env>,
     output: Output,
     began: BootTime,
-    proofs: Vec<String>,
+    proofs: Vec<Proof>,
+    /// How far the restore was when it was killed, in percent; `None` if it was done before.
+    killed_at: Option<f64>,
+    /// How far its progress was from linear time, at most, in percentage points.
+    deviation: Option<f64>,
+}
+
+/// Something that was compared and found equal, or measured.
+#[derive(Debug, serde::Serialize)]
+struct Proof {
+    /// What it is about, in a few words.
+    label: String,
+    /// What was found.
+    proof: String,
 }
 
 pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<Exit> {
     let env = system();
     let folder = folder(args, &*env)?;
     let began = env.boot_time();
-    let mut stage = Stage { folder, env, output, began, proofs: Vec::new() };
-    stage.say(&format!("tidemark demo, in {}", stage.folder.display()));
+    let (proofs, killed_at, deviation) = (Vec::new(), None, None);
+    let mut stage = Stage { folder, env, output, began, proofs, killed_at, deviation };
+    stage.say(&format!("tidemark demo; its commands run in {}", stage.folder.display()));
     let told = revisions::run(&mut stage, args).and_then(|()| grown::run(&mut stage, args));
     if args.keep {
         stage.say(&format!("kept: {}", stage.folder.display()));
@@ -45,10 +61,20 @@ pub(crate) fn run(args: &DemoArgs, output: Output) -> Result<Exit> {
     }
     told?;
     let seconds = stage.elapsed().as_secs_f64();
-    let view = serde_json::json!({"proofs": stage.proofs, "seconds_elapsed": seconds});
+    let view = serde_json::json!({
+        "proofs": stage.proofs,
+        "killed_at_percent": stage.killed_at,
+        "progress_deviation_max": stage.deviation,
+        "seconds_elapsed": seconds,
+    });
     output.summary("demo", &view, || {
-        let proofs: String = stage.proofs.iter().map(|proof| format!("  {proof}\n")).collect();
-        format!("\nproven in {seconds:.0} s:\n{proofs}")
+        let rows: Vec<Vec<String>> = stage
+            .proofs
+            .iter()
+            .map(|Proof { label, proof }| vec![format!("  {label}"), proof.clone()])
+            .collect();
+        let columns = [("  what", Align::Left), ("proof", Align::Left)];
+        format!("\nproven in {seconds:.0} s:\n{}", human::table(&columns, &rows))
     })?;
     Ok(Exit::Done)
 }
@@ -91,9 +117,10 @@ impl Stage {
         self.folder.join(name).display().to_string()
     }
 
-    fn prove(&mut self, proof: String) {
-        self.say(&format!("   = {proof}"));
-        self.proofs.push(proof);
+    fn prove(&mut self, label: impl Into<String>, proof: impl Into<String>) {
+        let (label, proof) = (label.into(), proof.into());
+        self.say(&format!("   = {label}: {proof}"));
+        self.proofs.push(Proof { label, proof });
     }
 }
 

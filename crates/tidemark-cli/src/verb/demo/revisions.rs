@@ -13,6 +13,7 @@ use tidemark::{Error, Kind, Result};
 
 use super::{Stage, check_equal, dump, example_data, table};
 use crate::args::DemoArgs;
+use crate::output::human::counted;
 
 const TABLE: &str = "sp500";
 const KEY: &str = "Symbol";
@@ -22,23 +23,24 @@ pub(super) fn run(stage: &mut Stage, args: &DemoArgs) -> Result<()> {
     stage.say("\n1. every published revision of the list of S&P 500 companies, real mess included");
     let source = stage.database("shop")?;
     back_up_each(stage, &source, &files)?;
-    stage.say("the table is dropped; three points of its chain come back");
+    let mut places = vec![(0, "first"), (files.len() / 2, "half-way"), (files.len() - 1, "last")];
+    places.dedup_by_key(|(at, _)| *at);
+    stage.say(&format!(
+        "the table is dropped; coming back: {} of its chain",
+        counted(places.len() as u64, "point")
+    ));
     source.drop_table(&table(TABLE))?;
-    let (collection, target) = (stage.path("backups"), format!("embedded:{}", stage.path("shop")));
-    let places =
-        [(0, "the first"), (files.len() / 2, "one half-way"), (files.len() - 1, "the last")];
     for (at, called) in places {
         let (point, copy) = (format!("#{}", at + 1), format!("sp500_{}", at + 1));
         let rename = format!("{TABLE}={copy}");
-        let restore =
-            ["restore", &collection, "--target", &target, "--at", &point, "--rename", &rename];
-        stage.command(&restore)?;
+        let restore = ["restore", "backups", "--target", "embedded:shop", "--at", &point];
+        stage.command(&[&restore[..], &["--rename", &rename]].concat())?;
         check_equal(&copy, &dump(&source, &copy)?, &by_key(&files[at])?)?;
         let file = files[at].file_name().unwrap_or_default().to_string_lossy().into_owned();
-        stage.prove(format!(
-            "{called} of {} restore points equals {file}, byte for byte",
-            files.len()
-        ));
+        stage.prove(
+            format!("{called} revision"),
+            format!("point #{} of {} equals {file}, byte for byte", at + 1, files.len()),
+        );
     }
     Ok(())
 }
@@ -50,6 +52,7 @@ fn back_up_each(stage: &Stage, source: &Arc<EmbeddedDatabase>, files: &[PathBuf]
     let collection = Arc::new(Collection::open_or_create(store, &*stage.env)?);
     let catalog = LmdbCatalog::of_database(source, Arc::clone(&stage.env))?;
     let options = BackupOptions { kind: BackupChoice::Auto, tables: Vec::new() };
+    let mut schema_changes = 0;
     for file in files {
         let request = LoadRequest {
             table: table(TABLE),
@@ -59,7 +62,7 @@ fn back_up_each(stage: &Stage, source: &Arc<EmbeddedDatabase>, files: &[PathBuf]
             shards: None,
             types: BTreeMap::new(),
         };
-        source.load(&request)?;
+        schema_changes += u64::from(!source.load(&request)?.schema_changes.is_empty());
         let request = BackupRequest {
             source: Arc::clone(source) as Arc<_>,
             source_shown: &format!("embedded:{}", stage.path("shop")),
@@ -79,10 +82,10 @@ fn back_up_each(stage: &Stage, source: &Arc<EmbeddedDatabase>, files: &[PathBuf]
     }
     let seconds = stage.env.boot_time().since(began).as_secs_f64();
     stage.say(&format!(
-        "{} times `tidemark db load --sync` and `tidemark backup`: one full, {} increments, two \
-         changes of schema, {seconds:.1} s",
+        "{} times `tidemark db load --sync` and `tidemark backup`: one full, {}, {}, {seconds:.1} s",
         files.len(),
-        files.len() - 1
+        counted(files.len() as u64 - 1, "increment"),
+        counted(schema_changes, "schema change"),
     ));
     Ok(())
 }
