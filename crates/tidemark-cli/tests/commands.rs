@@ -1,4 +1,5 @@
 //! What the real binary says and leaves behind when something is in its way.
+#![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! Whatever became of an operation, its target and its collection: it can be cancelled.
+#![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
 #![cfg(feature = "failpoints")]
 
 use std::path::Path;
