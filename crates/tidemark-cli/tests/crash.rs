@@ -8,14 +8,14 @@
 #![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
 #![expect(clippy::print_stdout, reason = "the seed of a failure")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use serde_json::Value as Json;
 use support::chain::{BACKUP, Rng, make_chain, make_table, open, table};
 use support::deadline::wait_until;
-use support::{Outcome, Tidemark};
+use support::{Outcome, Tidemark, files};
 use tidemark::database::embedded::{EmbeddedDatabase, RowRange, WriteBatch};
 use tidemark::ids::TableName;
 use tidemark::row::{LogicalType, Schema, Value};
@@ -487,24 +487,6 @@ fn cancelling_after_a_kill_leaves_the_target_as_it_was() {
         }
     }
     assert!(cancelled > 20, "{cancelled}");
-}
-
-/// What a database consists of besides its catalog and its locks.
-fn files(database: &Path) -> BTreeSet<PathBuf> {
-    let mut files = BTreeSet::new();
-    for part in ["shards", "scratch"] {
-        let mut open = vec![database.join(part)];
-        while let Some(folder) = open.pop() {
-            for entry in std::fs::read_dir(&folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    open.push(path.clone());
-                }
-                files.insert(path);
-            }
-        }
-    }
-    files
 }
 
 /// A way of loading a file, killed around every commit: the table is then as it was or as

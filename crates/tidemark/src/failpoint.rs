@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `TIDEMARK_FAILPOINT=NAME:N` | SIGKILL the process at the N-th hit of NAME, counted from 1 |
 //! | `…=NAME:N:stop` | SIGSTOP it there; it goes on after a SIGCONT |
+//! | `…=NAME:N:wait` | hold the thread that hits it as long as the file `TIDEMARK_FAILPOINT_GATE` is there |
 //! | `…=NAME:N:enospc` | the N-th [`hit_io`] of NAME answers "no space left on device" |
 //! | `…=NAME:N:error` | the N-th [`hit_io`] of NAME answers an error without a number |
 //! | `…=*:N…` | the same, counted over all names |

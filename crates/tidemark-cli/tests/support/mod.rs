@@ -12,13 +12,14 @@
 )]
 #![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub(crate) mod chain;
 pub(crate) mod deadline;
 pub(crate) mod process;
 
-pub(crate) use process::{Outcome, Running, Tidemark};
+pub(crate) use process::{Gate, Outcome, Running, Tidemark};
 
 /// A fresh folder on the file system of the build, where fsync and locks are real.
 ///
@@ -61,4 +62,22 @@ pub(crate) fn log_lines(path: &Path) -> Vec<String> {
     };
     let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
     whole.lines().map(str::to_owned).collect()
+}
+
+/// What a database consists of besides its catalog and its locks.
+pub(crate) fn files(database: &Path) -> BTreeSet<PathBuf> {
+    let mut files = BTreeSet::new();
+    for part in ["shards", "scratch"] {
+        let mut open = vec![database.join(part)];
+        while let Some(folder) = open.pop() {
+            for entry in std::fs::read_dir(&folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    open.push(path.clone());
+                }
+                files.insert(path);
+            }
+        }
+    }
+    files
 }

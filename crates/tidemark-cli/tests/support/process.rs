@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
-use super::at_run_time;
 use super::deadline::{WAIT_MAX, poll};
+use super::{at_run_time, log_lines};
 
 /// How to start the command: in which folder, with which variables.
 ///
@@ -82,6 +82,13 @@ impl Tidemark {
         self.with_variable("TIDEMARK_CHUNK_LOG", log)
     }
 
+    /// The same, held at a point until [`Gate::open`].
+    #[must_use]
+    pub(crate) fn held_at(&self, point: &str, gate: &Gate) -> Tidemark {
+        let held = self.with_failpoint(&format!("{point}:wait"));
+        held.with_variable("TIDEMARK_FAILPOINT_GATE", &gate.0).with_hit_log(&gate.hits())
+    }
+
     /// The same on a disk that takes no file of more than `kib` KiB.
     #[must_use]
     pub(crate) fn with_file_kib_max(&self, kib: u32) -> Tidemark {
@@ -149,6 +156,37 @@ fn spawn_without_powers(command: &mut Command) -> std::io::Result<Child> {
         command.spawn()
     };
     std::thread::scope(|scope| scope.spawn(start).join().expect("starting a process"))
+}
+
+/// A closed gate: the thread that comes to it waits, the rest of its process goes on.
+#[derive(Debug)]
+pub(crate) struct Gate(PathBuf);
+
+impl Gate {
+    /// A closed gate with that name in `folder`.
+    pub(crate) fn close(folder: &Path, name: &str) -> Gate {
+        let gate = Gate(folder.join(name));
+        std::fs::write(&gate.0, "").expect("a gate can be made");
+        gate
+    }
+
+    /// Waits until somebody stands before it who came past `point` (`NAME:N`).
+    pub(crate) fn wait_for(&self, point: &str) {
+        let (name, hit) = point.split_once(':').expect("NAME:N");
+        let wanted: usize = hit.parse().expect("a number");
+        super::deadline::wait_until(point, || {
+            log_lines(&self.hits()).iter().filter(|hit| *hit == name).count() >= wanted
+        });
+    }
+
+    /// Lets everybody through.
+    pub(crate) fn open(self) {
+        std::fs::remove_file(&self.0).expect("the gate was closed");
+    }
+
+    fn hits(&self) -> PathBuf {
+        self.0.with_extension("hits")
+    }
 }
 
 /// What a person would type to run the same.

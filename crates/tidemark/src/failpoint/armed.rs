@@ -7,8 +7,10 @@ use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::num::NonZeroU64;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -50,6 +52,7 @@ enum ErrorKind {
 enum Action {
     Kill,
     Stop,
+    Wait,
     Fail(ErrorKind),
 }
 
@@ -80,10 +83,13 @@ impl Plan {
         let action = match fields.next() {
             None | Some("kill") => Action::Kill,
             Some("stop") => Action::Stop,
+            Some("wait") => Action::Wait,
             Some("enospc") => Action::Fail(ErrorKind::NoSpace),
             Some("error") => Action::Fail(ErrorKind::Other),
             Some(other) => {
-                return Err(wrong(&format!("`{other}` is none of kill, stop, enospc, error")));
+                return Err(wrong(&format!(
+                    "`{other}` is none of kill, stop, wait, enospc, error"
+                )));
             }
         };
         match fields.next() {
@@ -95,7 +101,7 @@ impl Plan {
     /// Whether a hit of `name` that can answer `answer` counts.
     fn applies(&self, name: &str, answer: Answer) -> bool {
         let can_act = match self.action {
-            Action::Kill | Action::Stop => true,
+            Action::Kill | Action::Stop | Action::Wait => true,
             Action::Fail(_) => answer == Answer::IoError,
         };
         can_act && self.name.as_deref().is_none_or(|wanted| wanted == name)
@@ -162,8 +168,24 @@ impl Armed {
                 stop_self();
                 None
             }
+            Action::Wait => {
+                wait_at_gate();
+                None
+            }
             Action::Fail(error) => Some(error),
         }
+    }
+}
+
+/// Holds this thread, and no other, until somebody removes the gate.
+#[expect(clippy::disallowed_methods, reason = "a test decides how long, not a clock")]
+fn wait_at_gate() {
+    const PAUSE: Duration = Duration::from_millis(2);
+    let Some(gate) = variable("TIDEMARK_FAILPOINT_GATE") else {
+        abort("to wait takes the variable TIDEMARK_FAILPOINT_GATE");
+    };
+    while Path::new(&gate).exists() {
+        std::thread::sleep(PAUSE);
     }
 }
 

@@ -118,6 +118,7 @@ fn armed_command(plan: &str, folder: &Path) -> Command {
         .env("TIDEMARK_CHUNK_LOG", folder.join("chunks"))
         .stdout(Stdio::null())
         .stderr(Stdio::null());
+    command.env_remove("TIDEMARK_FAILPOINT_GATE");
     if plan.is_empty() {
         command.env_remove("TIDEMARK_FAILPOINT");
     } else {
@@ -171,6 +172,27 @@ fn a_malformed_variable_ends_the_process_instead_of_passing() {
     let (status, _, chunks) = run_armed("write:never", folder.path());
     assert_eq!(status.signal(), Some(6));
     assert_eq!(chunks, [""; 0]);
+}
+
+#[test]
+fn a_held_thread_goes_on_when_its_gate_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = folder.path().join("gate");
+    std::fs::write(&gate, "").unwrap();
+    let mut command = armed_command("write:2:wait", folder.path());
+    let mut child = command.env("TIDEMARK_FAILPOINT_GATE", &gate).spawn().unwrap();
+    while lines(&folder.path().join("hits")).len() < 4 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended without waiting");
+        std::thread::yield_now();
+    }
+    assert_eq!(lines(&folder.path().join("chunks")), ["1 written"]);
+    std::fs::remove_file(&gate).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(lines(&folder.path().join("chunks")), ["1 written", "2 written", "3 written"]);
+
+    let folder = tempfile::tempdir().unwrap();
+    let (status, ..) = run_armed("write:2:wait", folder.path());
+    assert_eq!(status.signal(), Some(6), "without a gate it is a mistake of the test");
 }
 
 #[test]
