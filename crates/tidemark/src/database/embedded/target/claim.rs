@@ -26,6 +26,22 @@ impl EmbeddedDatabase {
         Ok(())
     }
 
+    /// Waits until nobody writes to the shards that [`claim_shards`](Self::claim_shards) would
+    /// write to.
+    ///
+    /// # Errors
+    /// [`Kind::Held`], naming the process that has kept one locked for too long.
+    pub(super) fn await_writers(&self, fence: Fence, hidden: &HiddenTableRecord) -> Result<()> {
+        let wanted = ShardFence::open(hidden.txn, fence.epoch);
+        for generation in &hidden.generations {
+            let shard = self.open_shard(*generation)?;
+            if shard.meta(&*shard.read()?)?.fence != wanted {
+                drop(self.write_shard(&shard)?);
+            }
+        }
+        Ok(())
+    }
+
     /// Raises the fence of one shard.
     pub(super) fn claim_shard(
         &self,

@@ -27,7 +27,11 @@ impl EmbeddedDatabase {
             Some(TargetOperationState::Discarded) => return Err(discarded()),
             Some(TargetOperationState::Open | TargetOperationState::Sealed) | None => {}
         }
-        // A takeover: the shards first.
+        // A takeover: the shards first. One that is locked by a frozen holder is met before the
+        // first fence is raised, so that the holder is as it was should it wake.
+        for hidden in known.iter().filter(|hidden| hidden.complete) {
+            self.await_writers(fence, hidden)?;
+        }
         for hidden in known.iter().filter(|hidden| hidden.complete) {
             self.claim_shards(fence, hidden, ShardFence::open(hidden.txn, fence.epoch))?;
         }
