@@ -42,11 +42,6 @@ pub(super) fn take(
     catalog.hold(id, epoch)
 }
 
-/// Whether something is not there that was there.
-fn is_loss(error: &Error) -> bool {
-    matches!(error.kind(), Kind::Broken | Kind::NotFound)
-}
-
 fn await_free(
     catalog: &dyn Catalog,
     id: OperationId,
