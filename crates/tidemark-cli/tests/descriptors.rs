@@ -3,9 +3,10 @@
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde_json::Value;
 use support::{Outcome, Tidemark, at_run_time};
 use tidemark::backup::{BackupChoice, BackupOptions, BackupRequest, begin_backup};
 use tidemark::catalog::LmdbCatalog;
@@ -16,7 +17,7 @@ use tidemark::database::embedded::{EmbeddedDatabase, EmbeddedOptions, WriteBatch
 use tidemark::env::{SystemEnv, WallTime};
 use tidemark::executor::{Ended, Intent, Stop, Unobserved, run};
 use tidemark::ids::TableName;
-use tidemark::row::{LogicalType, Schema, Value};
+use tidemark::row::{self, LogicalType, Schema};
 
 /// A folder in memory where the system has such a place: hundreds of backups are made there,
 /// and none of them has to survive the machine.
@@ -41,7 +42,7 @@ fn make_chain(folder: &Path, links: u64) {
     let write = |amount: i64, step: usize| {
         let mut rows = WriteBatch::new();
         for id in (0..200).step_by(step) {
-            rows.put(&table, vec![Value::Int64(id), Value::Int64(amount)]);
+            rows.put(&table, vec![row::Value::Int64(id), row::Value::Int64(amount)]);
         }
         source.write(&rows).unwrap();
         let options = BackupOptions { kind: BackupChoice::Auto, tables: Vec::new() };
@@ -68,19 +69,14 @@ fn make_chain(folder: &Path, links: u64) {
 /// Adds a backup that changes the same rows to the same values as the newest one, as its
 /// child: what taking one of a source does, without looking at the whole chain each time.
 fn repeat_newest(collection: &Path, sequence: u64) {
-    let log = |sequence: u64| collection.join(format!("log/{sequence:06}.json"));
-    let json = |path: &Path| -> serde_json::Value {
-        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
-    };
-    let mut entry = json(&log(sequence - 1));
+    let mut entry = json(&log(collection, sequence - 1));
     let parent = entry["directory"].as_str().unwrap().to_owned();
     let newest = BackupDirectory::parse(&parent);
     let directory =
         BackupDirectory::after(newest, BackupKind::Incremental, WallTime(0)).unwrap().to_string();
     copy_folder(&collection.join(&parent), &collection.join(&directory));
 
-    let path = collection.join(&directory).join("manifest.json");
-    let mut manifest = json(&path);
+    let mut manifest = json(&collection.join(&directory).join("manifest.json"));
     manifest["sequence"] = sequence.into();
     manifest["directory"] = directory.clone().into();
     manifest["parent"] = serde_json::json!({
@@ -90,19 +86,41 @@ fn repeat_newest(collection: &Path, sequence: u64) {
     });
     manifest["source"]["from"] = (sequence - 1).into();
     manifest["source"]["to"] = sequence.into();
-    let bytes = format!("{}\n", serde_json::to_string_pretty(&manifest).unwrap());
-    std::fs::write(&path, &bytes).unwrap();
-
     entry["previous"] = entry["manifest"].clone();
-    entry["manifest"] = blake3::hash(bytes.as_bytes()).to_hex().as_str().into();
     entry["sequence"] = sequence.into();
     entry["directory"] = directory.into();
-    entry.as_object_mut().unwrap().remove("checksum");
+    write_backup(collection, &manifest, entry);
+}
+
+/// Makes the newest backup one of a source that tells no digests.
+fn forget_digest(collection: &Path, sequence: u64) {
+    let entry = json(&log(collection, sequence));
+    let directory = entry["directory"].as_str().unwrap();
+    let mut manifest = json(&collection.join(directory).join("manifest.json"));
+    manifest["tables"][0].as_object_mut().unwrap().shift_remove("state").unwrap();
+    write_backup(collection, &manifest, entry);
+}
+
+fn log(collection: &Path, sequence: u64) -> PathBuf {
+    collection.join(format!("log/{sequence:06}.json"))
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// Writes a manifest and the log entry that vouches for it, as `docs/format.md` says.
+fn write_backup(collection: &Path, manifest: &Value, mut entry: Value) {
+    let directory = collection.join(entry["directory"].as_str().unwrap());
+    let bytes = format!("{}\n", serde_json::to_string_pretty(manifest).unwrap());
+    std::fs::write(directory.join("manifest.json"), &bytes).unwrap();
+    entry["manifest"] = blake3::hash(bytes.as_bytes()).to_hex().as_str().into();
+    entry.as_object_mut().unwrap().shift_remove("checksum");
+    let path = log(collection, entry["sequence"].as_u64().unwrap());
     let sealed = serde_json::to_string_pretty(&entry).unwrap();
     let body = sealed.strip_suffix("\n}").unwrap();
     let checksum = blake3::hash(body.as_bytes()).to_hex();
-    std::fs::write(log(sequence), format!("{body},\n  \"checksum\": \"{checksum}\"\n}}\n"))
-        .unwrap();
+    std::fs::write(path, format!("{body},\n  \"checksum\": \"{checksum}\"\n}}\n")).unwrap();
 }
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -152,4 +170,31 @@ fn too_few_descriptors_pause_a_restore_and_say_which_limit_to_raise() {
     assert!(outcome.stderr.contains("ulimit -n"), "{outcome:?}");
     let outcome = run_limited(folder.path(), 60, 1024, &restore);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
+}
+
+/// Memory is what bounds how many links are open at once, and a part that is open is a
+/// descriptor: fewer than links are enough exactly if the proof keeps to the memory.
+#[test]
+fn a_proof_against_the_chain_stays_within_the_memory() {
+    let folder = folder();
+    make_chain(folder.path(), 800);
+    forget_digest(&folder.path().join("collection"), 800);
+    let restore = [
+        "restore",
+        "collection",
+        "--target",
+        "embedded:target",
+        "--shards",
+        "1",
+        "--memory",
+        "58M",
+    ];
+    let outcome = run_limited(folder.path(), 600, 600, &restore);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let dump = ["db", "dump", "--db", "target", "--table", "orders"];
+    let outcome = run_limited(folder.path(), 600, 600, &dump);
+    let rows: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!((rows.len(), rows[1], rows[200]), (201, "0,1", "199,0"));
+    let left = std::fs::read_dir(folder.path().join("target/scratch")).unwrap().count();
+    assert_eq!(left, 0, "what the proof merged goes with the end");
 }

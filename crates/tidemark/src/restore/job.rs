@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::apply::{ShardApply, ShardWork};
+use super::chain_proof::ChainProof;
 use super::merge::{Merge, MergeWork};
 use super::plan::{self, Piece, PlanShard, PlanTable, RestorePlan};
 use super::proof::{self, ShardClaim, TableProof};
 use super::runs::Runs;
-use super::source::{Input, Parts, Reading};
+use super::source::{Input, Parts};
 use super::undo;
 use crate::collection::chain::TableLink;
 use crate::collection::run::{RunInput, SortedRun};
@@ -21,8 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::executor::{Job, ResumedStep, ShardRun, Stop};
 use crate::ids::{Epoch, LinkIdx, OperationId, ShardIdx, StepIdx, TableName};
 use crate::operation::{Phase, Task, TaskOutcome, TaskTicket, Ticket, Work, Working};
-use crate::row::digest::RowHasher;
-use crate::row::{Digest, KeyRange, RowBatch, RowCodec, RowStream};
+use crate::row::{Digest, RowCodec};
 
 /// A planned restore with everything it needs to run.
 pub struct RestoreJob {
@@ -241,7 +241,8 @@ impl RestoreJob {
         }
         // The proof weighs what the plan says, spread evenly over the rows that the marks tell.
         let total: u64 = claims.iter().map(ShardClaim::rows).sum();
-        let weight = self.plan.proof_bytes;
+        let chain_bytes: u64 = self.plan.tables.iter().map(|table| table.proof_read_bytes).sum();
+        let weight = self.plan.proof_bytes - chain_bytes / plan::CHAIN_PROOF_DIVISOR;
         let scaled = |rows: u64| {
             let share = u128::from(rows) * u128::from(weight) / u128::from(total.max(1));
             advanced(u64::try_from(share).unwrap_or(weight).min(weight));
@@ -249,9 +250,16 @@ impl RestoreJob {
         let digests = proof::read_back(&*self.target, &claims, stop, &scaled)?;
         let mut digests = digests.into_iter();
         let mut proofs = Vec::new();
+        let mut read_before = 0;
         for (table, plan) in self.plan.tables.iter().enumerate() {
             let shards = digests.by_ref().take(plan.target.shards.len());
-            proofs.push(self.prove_table(table, shards.sum(), stop)?);
+            let chain_read = |bytes: u64| {
+                let read = (read_before + bytes).min(chain_bytes);
+                advanced(weight + read / plan::CHAIN_PROOF_DIVISOR);
+            };
+            let operation = fence.operation;
+            proofs.push(self.prove_table(operation, table, shards.sum(), stop, &chain_read)?);
+            read_before += plan.proof_read_bytes;
         }
         *self.proofs.lock().unwrap_or_else(PoisonError::into_inner) = proofs;
         Ok(())
@@ -276,13 +284,20 @@ impl RestoreJob {
     }
 
     /// Compares a table with the source's digest, or with one more fold of the chain.
-    fn prove_table(&self, table: usize, found: Digest, stop: &Stop) -> Result<TableProof> {
+    fn prove_table(
+        &self,
+        operation: OperationId,
+        table: usize,
+        found: Digest,
+        stop: &Stop,
+        chain_read: &dyn Fn(u64),
+    ) -> Result<TableProof> {
         let plan = &self.plan.tables[table];
         let name = plan.target.name.clone();
         let is_new = plan.target.disposition != Disposition::RollForward;
         let (expected, says) = match plan.state {
             Some(state) => (state, "the source said at that cut"),
-            None => (self.chain_digest(table, stop)?, "the chain says"),
+            None => (self.chain_digest(operation, table, stop, chain_read)?, "the chain says"),
         };
         if found != expected {
             let message = format!(
@@ -300,28 +315,24 @@ impl RestoreJob {
         })
     }
 
-    /// Folds a table's chain without writing anything.
-    fn chain_digest(&self, table: usize, stop: &Stop) -> Result<Digest> {
+    /// What a table's chain says, folded once more without writing anything.
+    fn chain_digest(
+        &self,
+        operation: OperationId,
+        table: usize,
+        stop: &Stop,
+        advanced: &dyn Fn(u64),
+    ) -> Result<Digest> {
         let plan = &self.plan.tables[table];
-        let codec = &self.codecs[table];
-        // From where the table is whole, wherever this restore began.
-        let all = self.links[table].iter().map(|at| Input::Link(self.link_at(*at)));
-        let inputs: Vec<Input<'_>> = all.collect();
-        let range = &KeyRange::ALL;
-        let reading = Reading { inputs: &inputs, wanted: codec, range, after: None };
-        let mut stream = self.parts.open(reading)?;
-        let mut hasher = RowHasher::new(plan.target.digest_id);
-        let mut batch = RowBatch::new();
-        let mut digest = Digest::default();
-        while stream.next_batch(&mut batch)? {
-            if stop.is_asked() {
-                return Err(Error::new(Kind::Transient, "the proof was asked to stop"));
-            }
-            for row in batch.iter() {
-                digest += hasher.row(row.key, row.payload);
-            }
-        }
-        Ok(digest)
+        let proof = ChainProof {
+            parts: &self.parts,
+            links: self.links[table].iter().map(|at| self.link_at(*at)).collect(),
+            runs: &plan.proof_runs,
+            codec: &self.codecs[table],
+            table: &plan.target,
+            runs_at: undo::scratch_of(&self.scratch, operation).join(format!("proof-{table}")),
+        };
+        proof.digest(stop, advanced)
     }
 }
 

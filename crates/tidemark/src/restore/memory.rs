@@ -85,6 +85,17 @@ pub(super) fn fit(
     Err(refused.expect("at least one window was tried and refused"))
 }
 
+/// Merges that let one fold of a table's whole chain fit the memory: what its proof reads when
+/// the source told no digest.
+///
+/// # Errors
+/// [`Kind::Usage`](crate::Kind::Usage) when not even merges fit.
+pub(super) fn proof_runs(memory_bytes: u64, links: &[TableLink<'_>]) -> Result<RunPlan> {
+    let costs: Vec<LinkCost> = links.iter().map(link_cost).collect();
+    let bytes = memory_bytes.saturating_sub(PROCESS_BYTES + CHUNK_BYTES);
+    plan_runs(&costs, budget(bytes, links, &costs))
+}
+
 /// Shards of a sequential plan that fit: each holds one link at a time.
 pub(super) fn sequential_window_max(memory_bytes: u64, links: &[Vec<TableLink<'_>>]) -> u32 {
     let greatest = links.iter().flatten().map(|link| link_cost(link).open_bytes).max();

@@ -10,6 +10,7 @@
 
 mod apply;
 pub mod begin;
+mod chain_proof;
 mod cut;
 pub mod job;
 mod limits;

@@ -25,6 +25,10 @@ use crate::row::{Digest, KeyRange};
 /// on 2 cores, 10 to 25 times while the rows are still in memory.
 pub(super) const PROOF_DIVISOR: u64 = 12;
 
+/// The same for reading the chain once more, where that is the proof: decoding and folding are
+/// about half of restoring.
+pub(super) const CHAIN_PROOF_DIVISOR: u64 = 2;
+
 /// Everything that is decided before the first row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestorePlan {
@@ -62,6 +66,11 @@ pub struct PlanTable {
     /// How the links are merged beforehand, where one fold of all of them would not fit the
     /// memory; links are counted among those that hold rows of the table.
     pub runs: RunPlan,
+    /// The same for the proof, which folds the whole chain once more if `state` is not known;
+    /// empty otherwise.
+    pub proof_runs: RunPlan,
+    /// Bytes that such a proof reads of the chain, merges included.
+    pub proof_read_bytes: u64,
 }
 
 /// One step: shards that may run in any order, between two barriers.
@@ -169,6 +178,10 @@ impl RestorePlan {
             (inputs.window.min(max), max)
         };
         let steps = memory::with_merges(&tables, steps);
+        for (table, chain) in tables.iter_mut().zip(&selected) {
+            plan_proof(table, chain, inputs.memory_bytes)?;
+        }
+        let read_bytes: u64 = tables.iter().map(|table| table.proof_read_bytes).sum();
         let final_bytes: u64 = selected
             .iter()
             .map(|chain| chain.links[0].entry.parts.iter().map(|part| part.row_bytes).sum::<u64>())
@@ -179,7 +192,7 @@ impl RestorePlan {
             publish: if inputs.options.hold { Publish::Held } else { Publish::Visible },
             tables,
             steps,
-            proof_bytes: final_bytes / PROOF_DIVISOR,
+            proof_bytes: final_bytes / PROOF_DIVISOR + read_bytes / CHAIN_PROOF_DIVISOR,
             window,
             window_max,
             notices,
@@ -319,8 +332,15 @@ fn new_table(
             manifest: inputs.chain.point().entry.manifest.clone(),
         },
     };
-    let source_name = entry.name.clone();
-    PlanTable { source_name, target, state: entry.state, first_link, runs: RunPlan::default() }
+    PlanTable {
+        source_name: entry.name.clone(),
+        target,
+        state: entry.state,
+        first_link,
+        runs: RunPlan::default(),
+        proof_runs: RunPlan::default(),
+        proof_read_bytes: 0,
+    }
 }
 
 /// Plans to move a copy on from the restore point it stands at.
@@ -375,6 +395,18 @@ fn roll_forward(
     }
     let shards = existing.shards;
     Ok(Some(new_table(inputs, chain.table, name, shards, Disposition::RollForward, next)))
+}
+
+/// Plans the fold that proves a table whose backup recorded no digest of the source.
+fn plan_proof(table: &mut PlanTable, chain: &TableChain<'_>, memory_bytes: u64) -> Result<()> {
+    if table.state.is_some() {
+        return Ok(());
+    }
+    let links = links_between(chain, LinkIdx(0), None);
+    table.proof_runs = memory::proof_runs(memory_bytes, &links)?;
+    let merged: u64 = table.proof_runs.runs.iter().map(|run| run.row_bytes).sum();
+    table.proof_read_bytes = merged + chain.row_bytes();
+    Ok(())
 }
 
 /// The links that hold rows of a table, from `first` on, in a step or in all of them.
