@@ -119,12 +119,22 @@ impl Verdict<'_> {
                 Ok(output.exit_with(Exit::Failed, "cancelled", &message))
             }
             Ended::Failed(failure) => {
-                let message = format!(
-                    "{name} failed: {}; what was done is kept, and once the cause is mended `{resume}` \
-                     carries on; `{}` undoes it",
-                    failure.message,
-                    place.operation_command("cancel", id)
-                );
+                let cancel = place.operation_command("cancel", id);
+                let ways = match record.verb {
+                    Verb::Restore => format!(
+                        "what was done is kept, and once the cause is mended `{resume}` carries \
+                         on; `{cancel}` undoes it"
+                    ),
+                    Verb::Backup => format!(
+                        "once the cause is mended `{resume}` begins it anew, {STARTS_OVER}; \
+                         `{cancel}` removes what it wrote"
+                    ),
+                    Verb::Verify => format!(
+                        "what was clean is not read again, and once the cause is mended \
+                         `{resume}` carries on; `{cancel}` gives it up"
+                    ),
+                };
+                let message = format!("{name} failed: {}; {ways}", failure.message);
                 Ok(output.exit_with(exit::of_kind(failure.kind), failure.kind.name(), &message))
             }
             Ended::Paused { by, why } => {
@@ -132,8 +142,12 @@ impl Verdict<'_> {
                     PausedBy::Person => format!("{name} is paused ({why})"),
                     PausedBy::Obstacle => format!("{name} stopped before an obstacle: {why}"),
                 };
+                let ways = match record.verb {
+                    Verb::Restore | Verb::Verify => "nothing is lost, carry on with".to_owned(),
+                    Verb::Backup => format!("begin it anew, {STARTS_OVER}, with"),
+                };
                 let message = format!(
-                    "{stopped} at {}; nothing is lost, carry on with {}",
+                    "{stopped} at {}; {ways} {}",
                     self.stored.state.percent,
                     self.ways_on(&resume)
                 );
@@ -190,6 +204,9 @@ impl Verdict<'_> {
         EndView::new(self.id, ended, self.record, self.stored, self.elapsed, outcome)
     }
 }
+
+/// What becomes of a backup that is carried on: its snapshot lived in the process that is gone.
+pub(crate) const STARTS_OVER: &str = "at a new snapshot, since the old one ended with its process";
 
 /// What a verb changes, for people.
 fn touched(record: &OperationRecord) -> &'static str {

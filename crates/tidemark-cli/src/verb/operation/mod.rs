@@ -6,13 +6,13 @@
 use std::time::Duration;
 
 use tidemark::Result;
-use tidemark::catalog::{Catalog, Holding, OperationRecord, StoredState};
+use tidemark::catalog::{Catalog, Holding, OperationRecord, StoredState, Verb};
 use tidemark::env::Env;
 use tidemark::executor::{Ended, Intent};
 use tidemark::ids::OperationId;
 use tidemark::operation::{Desired, Request};
 
-use crate::drive::{Verdict, ended_as_stored};
+use crate::drive::{STARTS_OVER, Verdict, ended_as_stored};
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::place::Place;
@@ -80,8 +80,12 @@ impl Look {
             Holding::Dead { pid } => format!("process {pid}, which drove it, is gone"),
             Holding::Free | Holding::Alive { .. } => "nobody drives it".to_owned(),
         };
+        let carry_on = match self.record.verb {
+            Verb::Restore | Verb::Verify => "carry on with".to_owned(),
+            Verb::Backup => format!("begin it anew, {STARTS_OVER}, with"),
+        };
         let message = format!(
-            "operation {id} stands still at {}: {gone}; carry on with `{}`",
+            "operation {id} stands still at {}: {gone}; {carry_on} `{}`",
             self.stored.state.percent,
             place.operation_command("resume", id)
         );

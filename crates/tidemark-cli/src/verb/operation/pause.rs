@@ -1,10 +1,12 @@
 //! `operation pause`: asks the driver to stop between two chunks.
 
 use tidemark::Result;
+use tidemark::catalog::Verb;
 use tidemark::operation::{Desired, PausedBy, Request};
 
 use super::{Answer, Look, ask, tell_ended, tell_request, tell_waits};
 use crate::args::OneArgs;
+use crate::drive::STARTS_OVER;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::place::{Place, system};
@@ -30,9 +32,13 @@ pub(crate) fn run(one: &OneArgs, output: Output) -> Result<Exit> {
     };
     match ask(&place, id, &request, is_paused, &*env)? {
         Answer::Taken => {
+            let how = match look.record.verb {
+                Verb::Restore | Verb::Verify => "carries on".to_owned(),
+                Verb::Backup => format!("begins it anew, {STARTS_OVER}"),
+            };
             let message = format!(
                 "operation {id} is paused: process {pid} stops after the chunks in flight; \
-                 `{resume}` carries on"
+                 `{resume}` {how}"
             );
             tell_request(id, "pause", true, message, output)
         }
