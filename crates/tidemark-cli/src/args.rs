@@ -444,6 +444,55 @@ pub(crate) enum OperationArgs {
     Set(SetArgs),
 }
 
+impl VerbArgs {
+    /// What finds the operations of this command from any directory, as arguments of
+    /// `operation …`; empty where they are in the usual place, or it has none.
+    pub(crate) fn locator(&self) -> Vec<String> {
+        let by = |option: &str, database: &DatabaseUrl| {
+            let shown = database.absolute().unwrap_or_else(|_| database.clone());
+            vec![option.to_owned(), shown.to_string()]
+        };
+        let in_state = |dir: &PathBuf| vec!["--state".to_owned(), dir.display().to_string()];
+        let embedded = |dir: &PathBuf| by("--target", &DatabaseUrl::Embedded(dir.clone()));
+        let drive = |drive: &DriveArgs| drive.state.as_ref().map(in_state);
+        match self {
+            VerbArgs::Db(DbArgs::Load(args)) => embedded(&args.db),
+            VerbArgs::Db(DbArgs::Dump(args)) => embedded(&args.db),
+            VerbArgs::Db(DbArgs::Tables(args)) => embedded(&args.db),
+            VerbArgs::Backup(args) => {
+                drive(&args.drive).unwrap_or_else(|| by("--source", &args.source))
+            }
+            VerbArgs::Restore(args) => {
+                drive(&args.drive).unwrap_or_else(|| by("--target", &args.target))
+            }
+            VerbArgs::Verify(args) => drive(&args.drive).unwrap_or_default(),
+            VerbArgs::Backups(_) | VerbArgs::Demo(_) => Vec::new(),
+            VerbArgs::Operation(verb) => match verb.location() {
+                LocationArgs { target: Some(database), .. } => by("--target", database),
+                LocationArgs { source: Some(database), .. } => by("--source", database),
+                LocationArgs { state: Some(dir), .. } => in_state(dir),
+                LocationArgs { target: None, source: None, state: None } => Vec::new(),
+            },
+        }
+    }
+}
+
+impl OperationArgs {
+    fn location(&self) -> &LocationArgs {
+        match self {
+            OperationArgs::List(location) => location,
+            OperationArgs::Get(one)
+            | OperationArgs::Watch(one)
+            | OperationArgs::Wait(one)
+            | OperationArgs::Pause(one)
+            | OperationArgs::Cancel(one)
+            | OperationArgs::Forget(one) => &one.location,
+            OperationArgs::Resume(args) => &args.one.location,
+            OperationArgs::Set(args) => &args.one.location,
+        }
+    }
+}
+
 /// Which operation.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct OneArgs {

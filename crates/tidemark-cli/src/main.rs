@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     };
     output::log::start(cli.log);
     descriptors::raise_limit();
-    let output = output::Output::new(cli.json);
+    let output = output::Output::new(cli.json, cli.verb.locator());
     let ran = signals::survive_file_limits().and_then(|()| verb::run(cli.verb, output));
     let exit = match ran {
         Ok(exit) => exit,

@@ -16,9 +16,45 @@ pub(crate) fn this_command() -> String {
     std::iter::once("tidemark".to_owned()).chain(words).collect::<Vec<String>>().join(" ")
 }
 
+/// `text` with `locator` added to every `` `tidemark operation VERB ID` `` in it that does not
+/// say where the operation is recorded: the library does not know how it was opened.
+pub(crate) fn located(text: &str, locator: &[String]) -> String {
+    const COMMAND: &str = "`tidemark operation ";
+    if locator.is_empty() {
+        return text.to_owned();
+    }
+    let words: Vec<String> = locator.iter().map(|text| word(text)).collect();
+    let mut pieces = text.split(COMMAND);
+    let mut located = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        located.push_str(COMMAND);
+        match piece.split_once('`') {
+            Some((command, rest)) if !command.contains(" --") => {
+                located.push_str(&format!("{command} {}`{rest}", words.join(" ")));
+            }
+            Some(_) | None => located.push_str(piece),
+        }
+    }
+    located
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_are_told_where_their_operation_is() {
+        let text = "resume with `tidemark operation resume 1`, or `tidemark operation cancel 1 \
+                    --state s`, see `tidemark verify c` and `tidemark operation list`";
+        let locator = ["--target", "embedded:a b"].map(str::to_owned);
+        assert_eq!(
+            located(text, &locator),
+            "resume with `tidemark operation resume 1 --target 'embedded:a b'`, or `tidemark \
+             operation cancel 1 --state s`, see `tidemark verify c` and `tidemark operation list \
+             --target 'embedded:a b'`"
+        );
+        assert_eq!(located(text, &[]), text);
+    }
 
     #[test]
     fn words_survive_a_shell() {

@@ -212,3 +212,56 @@ fn a_refused_command_leaves_no_new_database_and_no_new_collection() {
     refused(&world, &with(["--at", "7"]), 10, "7", "new");
     refused(&world, &with(["--table", "nosuch"]), 10, "nosuch", "new");
 }
+
+#[test]
+fn a_look_at_an_operation_is_no_end_of_one() {
+    let world = World::new();
+    world.tidemark().run(BACKUP).expect_code(0);
+    let get = ["operation", "get", "1", "--source", "embedded:shop", "--json"];
+
+    let summary = world.tidemark().run(get).expect_code(0).json_lines().pop().unwrap();
+
+    assert_eq!(summary["verb"], "operation get");
+    assert_eq!(summary["operation_verb"], "backup");
+}
+
+/// The commands that a text names between backticks, split at their spaces.
+fn commands(text: &str) -> Vec<Vec<String>> {
+    let quoted = text.split('`').skip(1).step_by(2);
+    let commands = quoted.filter_map(|quoted| quoted.strip_prefix("tidemark "));
+    commands.map(|command| command.split(' ').map(str::to_owned).collect()).collect()
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn the_ways_out_of_an_unfinished_operation_can_be_pasted() {
+    for state in [&[][..], &["--state", "my-state"]] {
+        let world = World::new();
+        let backup = BACKUP.iter().chain(state).copied();
+        let killed = world.tidemark().with_failpoint("backup.after_part:1:kill");
+        killed.run(backup.clone()).expect_killed();
+
+        let refused = world.tidemark().run(backup.chain(["--full"])).expect_code(2);
+
+        let ways = commands(&refused.stderr);
+        assert_eq!(ways.len(), 2, "{refused}");
+        world.tidemark().run(&ways[0]).expect_code(0);
+        let gone = world.tidemark().run(&ways[1]);
+        assert!(gone.stderr.contains("is done: there is nothing to cancel"), "{gone}");
+    }
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_stopped_backup_says_that_it_starts_over() {
+    let world = World::new();
+    world.tidemark().run(BACKUP).expect_code(0);
+    let full = BACKUP.into_iter().chain(["--full"]);
+    let full_disk = world.tidemark().with_failpoint("store.write:4-:enospc");
+    let stopped = full_disk.run(full.clone()).expect_code(5);
+    assert!(stopped.stderr.contains("at a new snapshot"), "{stopped}");
+    assert!(!stopped.stderr.contains("nothing is lost"), "{stopped}");
+
+    world.tidemark().run(full).expect_code(0);
+    assert_eq!(world.objects("backups"), world.named("backups"));
+}

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tidemark::{Error, Result};
 
 use crate::exit::{self, Exit};
+use crate::shell;
 
 pub(crate) mod human;
 pub(crate) mod log;
@@ -24,12 +25,15 @@ pub(crate) struct Output {
     json: bool,
     /// Whether standard output carries rows, so that messages must not.
     rows_on_stdout: bool,
+    /// Where the operations of this command are recorded; see [`shell::located`].
+    locator: &'static [String],
 }
 
 impl Output {
-    /// Messages as text, or as JSON lines.
-    pub(crate) fn new(json: bool) -> Output {
-        Output { json, rows_on_stdout: false }
+    /// Messages as text, or as JSON lines; `locator` as for [`shell::located`].
+    pub(crate) fn new(json: bool, locator: Vec<String>) -> Output {
+        // One for the process, which ends with it.
+        Output { json, rows_on_stdout: false, locator: locator.leak() }
     }
 
     /// The same, with standard output left to rows.
@@ -58,6 +62,8 @@ impl Output {
         }
         let mut message = json!({"message_type": "summary", "verb": verb});
         if let (Some(message), Value::Object(fields)) = (message.as_object_mut(), plain(view)) {
+            let is_free = |name: &&str| !fields.contains_key(*name);
+            debug_assert!(["message_type", "verb"].iter().all(is_free), "a view of `{verb}`");
             message.extend(fields);
         }
         self.print(&line(&message))
@@ -78,6 +84,7 @@ impl Output {
     /// Trouble that is being dealt with, or something people should know. Text goes to
     /// standard error, where it may fail to arrive without stopping anything.
     pub(crate) fn trouble(self, message: &str) {
+        let message = &shell::located(message, self.locator);
         if self.json {
             let message = json!({"message_type": "error", "message": message});
             // A result that cannot be written is told when it is written.
@@ -101,6 +108,7 @@ impl Output {
 
     /// The same in other words than an error's.
     pub(crate) fn exit_with(self, exit: Exit, kind: &str, message: &str) -> Exit {
+        let message = &shell::located(message, self.locator);
         if self.json {
             let message = json!({
                 "message_type": "exit_error",

@@ -19,7 +19,7 @@ pub(crate) fn parse() -> Result<Cli, Exit> {
             let message = refusal.to_string();
             let message = message.trim_end();
             let message = message.strip_prefix("error: ").unwrap_or(message);
-            return Output::new(true).exit_with(Exit::Usage, "usage", message);
+            return Output::new(true, Vec::new()).exit_with(Exit::Usage, "usage", message);
         }
         let _ = refusal.print();
         Exit::Usage
