@@ -223,7 +223,7 @@ pub(crate) struct ListedView {
     /// Fencing number.
     pub(crate) txn: Option<u64>,
     /// What it does.
-    pub(crate) verb: &'static str,
+    pub(crate) operation_verb: &'static str,
     /// What it does, for people.
     pub(crate) title: String,
     /// Phase.
@@ -299,7 +299,7 @@ impl ListedView {
         ListedView {
             operation: id.0,
             txn: state.phase.txn().map(|txn| txn.0),
-            verb: record.verb.name(),
+            operation_verb: record.verb.name(),
             title: record.title.clone(),
             phase: state.phase.name(),
             stage: stage_name(&state.phase),
