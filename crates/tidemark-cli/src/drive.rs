@@ -49,12 +49,15 @@ pub(crate) fn drive(drive: &Drive<'_>, env: &Arc<dyn Env>, output: Output) -> Re
     let name = format!("{} {id}", record.verb.name());
     let mut progress = Progress::new(output, Arc::clone(env), &name, record.step_count);
     notices.iter().for_each(|notice| progress.trouble(notice));
+    let before = rows_done(place, id)?;
     let ended = executor::run(&place.catalog, job, id, intent, &**env, &interrupted, &mut progress);
     let elapsed = progress.elapsed();
     progress.finish();
     let ended = ended.map_err(|error| error.context(format!("{} {id}", record.verb.name())))?;
     let stored = place.catalog.state(id)?;
-    let verdict = Verdict { place, id, record: &record, stored: &stored, elapsed: Some(elapsed) };
+    let rows = rows_done(place, id)?.saturating_sub(before);
+    let run = Some(Run { elapsed, rows });
+    let verdict = Verdict { place, id, record: &record, stored: &stored, run };
     if let (Verb::Verify, Ended::Failed(failure)) = (record.verb, &ended)
         && let Some(outcome) = job.outcome()
     {
@@ -88,8 +91,28 @@ pub(crate) struct Verdict<'a> {
     pub(crate) record: &'a OperationRecord,
     /// How it stands.
     pub(crate) stored: &'a StoredState,
-    /// How long this command drove it; `None` for one that only looked.
-    pub(crate) elapsed: Option<Duration>,
+    /// What this command did of it; `None` for one that only looked.
+    pub(crate) run: Option<Run>,
+}
+
+/// What one command did of an operation; commands before it may have done the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// How long it drove.
+    pub(crate) elapsed: Duration,
+    /// Rows that it took from their sources.
+    pub(crate) rows: u64,
+}
+
+/// Rows of an operation that are done, as its catalog has them.
+fn rows_done(place: &Place, id: OperationId) -> Result<u64> {
+    let state = place.catalog.state(id)?.state;
+    let mut rows = state.finished.rows;
+    if let Some(step) = state.phase.step().filter(|_| state.phase.has_shards()) {
+        let shards = place.catalog.shards(id, step)?;
+        rows += shards.iter().map(|(_, shard)| shard.done.rows).sum::<u64>();
+    }
+    Ok(rows)
 }
 
 impl Verdict<'_> {
@@ -159,7 +182,7 @@ impl Verdict<'_> {
     /// The commands that carry on: the one that was typed, if it drove the operation.
     fn ways_on(&self, resume: &str) -> String {
         let this = shell::this_command();
-        if self.elapsed.is_none() || this.contains(" operation ") {
+        if self.run.is_none() || this.contains(" operation ") {
             return format!("`{resume}`");
         }
         format!("the same command, `{this}`, or with `{resume}`")
@@ -201,7 +224,7 @@ impl Verdict<'_> {
     }
 
     fn view(&self, ended: &'static str, outcome: Option<Value>) -> EndView {
-        EndView::new(self.id, ended, self.record, self.stored, self.elapsed, outcome)
+        EndView::new(self.id, ended, self.record, self.stored, self.run, outcome)
     }
 }
 

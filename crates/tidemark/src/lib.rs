@@ -298,6 +298,7 @@
 //! ```
 
 pub mod backup;
+pub mod byte_size;
 pub mod catalog;
 pub mod collection;
 pub mod csv;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tidemark::byte_size::ByteSize;
+
 /// `1234567` as `1,234,567`.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -21,21 +23,9 @@ pub(crate) fn counted(number: u64, one: &str) -> String {
     format!("{} {one}{plural}", count(number))
 }
 
-/// Bytes with a unit that leaves at most four digits: `512 B`, `1.5 MiB`, `1023 GiB`.
+/// Bytes with a unit that fits.
 pub(crate) fn bytes(number: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    if number < 1024 {
-        return format!("{number} B");
-    }
-    let mut size = number as f64 / 1024.0;
-    let mut unit = 0;
-    // What would round to 1024 of a unit is 1 of the next.
-    while size >= 1023.95 && unit + 1 < UNITS.len() {
-        size /= 1024.0;
-        unit += 1;
-    }
-    let precision = if size < 99.95 { 1 } else { 0 };
-    format!("{size:.precision$} {}", UNITS[unit])
+    ByteSize(number).to_string()
 }
 
 /// `text` with places below the current directory named from there, as one would type them.
@@ -114,22 +104,6 @@ mod tests {
         }
         assert_eq!(counted(1, "row"), "1 row");
         assert_eq!(counted(2000, "row"), "2,000 rows");
-    }
-
-    #[test]
-    fn sizes_have_the_unit_that_fits() {
-        for (number, shown) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1536, "1.5 KiB"),
-            (100 * 1024, "100 KiB"),
-            ((1 << 20) - 1, "1.0 MiB"),
-            (5 << 30, "5.0 GiB"),
-            (u64::MAX, "16384 PiB"),
-        ] {
-            assert_eq!(bytes(number), shown);
-        }
     }
 
     #[test]

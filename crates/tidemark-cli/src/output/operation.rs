@@ -17,6 +17,7 @@ use tidemark::restore::job::RestoreOutcome;
 use super::human::{self, Align, bytes, count, counted, duration};
 use super::status::stage_name;
 use super::verify;
+use crate::drive::Run;
 use crate::exit::Exit;
 
 /// An operation that has ended.
@@ -36,18 +37,24 @@ pub(crate) struct EndView {
     total_rows: u64,
     /// Bytes of rows that were planned and, when done, read; the proof's weight included.
     total_bytes: u64,
+    /// The same without it.
+    row_bytes: u64,
+    /// Rows that this command read; the others were read by commands before it.
+    rows_this_run: Option<u64>,
+    /// What that is in a second.
+    rows_per_second: Option<u64>,
     /// What the verb had to say.
     outcome: Option<Value>,
 }
 
 impl EndView {
-    /// A view; `elapsed` is the time of the command that drove it.
+    /// A view; `run` is what the command that drove it did.
     pub(crate) fn new(
         id: OperationId,
         ended: &'static str,
         record: &OperationRecord,
         stored: &StoredState,
-        elapsed: Option<Duration>,
+        run: Option<Run>,
         outcome: Option<Value>,
     ) -> EndView {
         let total = stored.state.planned.total();
@@ -60,9 +67,12 @@ impl EndView {
             txn: stored.state.phase.txn().map(|txn| txn.0),
             ended,
             title: record.title.clone(),
-            seconds_elapsed: elapsed.unwrap_or_else(whole).as_millis() as f64 / 1000.0,
+            seconds_elapsed: run.map_or_else(whole, |run| run.elapsed).as_millis() as f64 / 1000.0,
             total_rows: total.rows,
             total_bytes: total.bytes,
+            row_bytes: total.bytes.saturating_sub(stored.state.planned.proof_bytes),
+            rows_this_run: run.map(|run| run.rows),
+            rows_per_second: run.and_then(|run| human::per_second(run.rows, run.elapsed)),
             outcome,
         }
     }
@@ -164,7 +174,7 @@ fn restore_text(view: &EndView, outcome: &RestoreOutcome, time: Duration) -> Str
     }
     let restored: u64 = outcome.tables.iter().map(|proof| proof.digest.rows).sum();
     text.push_str(&format!("{} restored", counted(restored, "row")));
-    text.push_str(&rate_text(view, time));
+    text.push_str(&rate_text(view));
     for notice in &outcome.notices {
         text.push_str(&format!("note: {notice}\n"));
     }
@@ -193,22 +203,27 @@ fn backup_text(view: &EndView, outcome: &BackupOutcome, time: Duration) -> Strin
         bytes(outcome.bytes),
         counted(outcome.parts, "part"),
     ));
-    text.push_str(&format!(
-        "proof: {} read back with their BLAKE3, {} equal to the source's\n",
-        counted(outcome.proof.parts_rehashed, "part"),
-        counted(outcome.proof.digests_compared, "table digest"),
-    ));
+    let rehashed = counted(outcome.proof.parts_rehashed, "part");
+    text.push_str(&format!("proof: {rehashed} read back with their BLAKE3"));
+    if outcome.proof.digests_compared > 0 {
+        let digests = counted(outcome.proof.digests_compared, "table digest");
+        text.push_str(&format!(", {digests} equal to the source's"));
+    }
+    text.push('\n');
     for whole in &outcome.whole {
         text.push_str(&format!("table `{}` is carried whole: {}\n", whole.table, whole.reason));
     }
     text
 }
 
-/// `, 1,234 rows and 5 MiB read, 99 rows/s` and a line end.
-fn rate_text(view: &EndView, time: Duration) -> String {
+/// `; 1,234 rows and 5 MiB read, 99 rows/s` and a line end.
+fn rate_text(view: &EndView) -> String {
     let mut text =
-        format!(", {} and {} read", counted(view.total_rows, "row"), bytes(view.total_bytes));
-    if let Some(rate) = human::per_second(view.total_rows, time) {
+        format!("; {} and {} read", counted(view.total_rows, "row"), bytes(view.row_bytes));
+    if let Some(rows) = view.rows_this_run.filter(|rows| *rows < view.total_rows) {
+        text.push_str(&format!(", {} of them by this run", count(rows)));
+    }
+    if let Some(rate) = view.rows_per_second.filter(|rate| *rate > 0) {
         text.push_str(&format!(", {} rows/s", count(rate)));
     }
     text.push('\n');

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::byte_size::ByteSize;
 use crate::collection::fold::{Fold, FoldMode, FoldOptions};
 use crate::collection::manifest::PartEntry;
 use crate::collection::part::{PartKind, PartOptions, PartWriter};
@@ -223,10 +224,10 @@ fn too_small(left: &[(RunInput, LinkCost)], budget: RunBudget) -> Error {
     Error::new(
         Kind::Usage,
         format!(
-            "the chain cannot be folded within {} bytes of memory for a shard: merging two of \
-             its links takes up to {enough}; raise the memory budget, or restore fewer shards at \
-             a time",
-            budget.bytes
+            "the chain cannot be folded within {} of memory for a shard: merging two of its \
+             links takes up to {}; raise the memory budget, or restore fewer shards at a time",
+            ByteSize(budget.bytes),
+            ByteSize(enough)
         ),
     )
 }

@@ -609,7 +609,10 @@ impl Operation {
             && self.state.desired != Desired::Cancelled
         {
             transition.changed = true;
-            self.state.finished += self.shards.planned();
+            // From here the step is what it was, not what it was estimated to be.
+            let done = self.shards.really_done();
+            self.state.planned.cut_step(step, done);
+            self.state.finished += done;
             self.shards = Shards::default();
             let next = StepIdx(step.0 + 1);
             self.enter(Phase::Working(if next.0 < self.step_count {

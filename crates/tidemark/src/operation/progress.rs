@@ -11,14 +11,15 @@ use crate::ids::StepIdx;
 /// Work of a whole plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Planned {
-    /// Rows and bytes per step, estimated when the plan was made and exact once its shards are cut.
+    /// Rows and bytes per step: estimated when the plan was made and when its shards were cut,
+    /// exact once it is finished.
     pub steps: Vec<Work>,
     /// Bytes that the proof counts for: what reading back costs, in units of the rest.
     pub proof_bytes: u64,
 }
 
 impl Planned {
-    /// Replaces the estimate of a step by what its shards add up to.
+    /// Replaces the estimate of a step by what its shards add up to, or have done.
     pub(super) fn cut_step(&mut self, step: StepIdx, work: Work) {
         let at = step.0 as usize;
         if self.steps.len() <= at {

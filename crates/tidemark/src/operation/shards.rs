@@ -163,6 +163,13 @@ impl Shards {
         self.done
     }
 
+    /// Done over all shards as they themselves said.
+    pub(super) fn really_done(&self) -> Work {
+        let mut done = Work::default();
+        self.shards.iter().for_each(|shard| done += shard.done);
+        done
+    }
+
     pub(super) fn is_running(&self, idx: ShardIdx, attempt: Attempt) -> bool {
         self.running.contains_key(&idx.0) && self.shards[idx.0 as usize].attempt == attempt
     }

@@ -6,6 +6,7 @@
 //! other: in the progress, and found again after a restart.
 
 use super::plan::{Piece, PlanInputs, PlanShard, PlanStep, PlanTable};
+use crate::byte_size::ByteSize;
 use crate::collection::chain::TableLink;
 use crate::collection::manifest::TableMode;
 use crate::collection::part::PartKind;
@@ -54,8 +55,8 @@ pub(super) fn fit(
     if window >= WINDOW_BEFORE_MERGING.min(inputs.window) {
         if window < inputs.window {
             notices.push(format!(
-                "{window} shards at once fit the memory of {} bytes",
-                inputs.memory_bytes
+                "{window} shards at once fit the memory of {}",
+                ByteSize(inputs.memory_bytes)
             ));
         }
         let runs = costs.iter().map(|costs| unmerged(costs)).collect();
@@ -74,9 +75,9 @@ pub(super) fn fit(
             Ok(runs) => {
                 let count: usize = runs.iter().map(|runs| runs.runs.len()).sum();
                 notices.push(format!(
-                    "the chain is too long for {} bytes of memory at once: {count} merges come \
-                     first, and {window} shards run at once",
-                    inputs.memory_bytes
+                    "the chain is too long for {} of memory at once: {count} merges come first, \
+                     and {window} shards run at once",
+                    ByteSize(inputs.memory_bytes)
                 ));
                 return Ok(Fitted { window, window_max: window, runs });
             }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::options::{PlanKind, PlanLink, RestoreOptions};
 use super::{cut, limits, memory};
+use crate::byte_size::ByteSize;
 use crate::collection::Chain;
 use crate::collection::chain::{TableChain, TableLink};
 use crate::collection::manifest::{TableEntry, TableMode};
@@ -487,9 +488,9 @@ impl fmt::Display for RestorePlan {
         let total = self.planned().total();
         writeln!(
             f,
-            "{} rows to read, {} bytes of rows",
+            "about {} rows and {} to read",
             total.rows,
-            total.bytes - self.proof_bytes
+            ByteSize(total.bytes - self.proof_bytes)
         )?;
         for table in &self.tables {
             let how = match table.target.disposition {
