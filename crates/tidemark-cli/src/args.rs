@@ -53,7 +53,9 @@ pub(crate) struct Cli {
     ///
     /// Every line is an object with `message_type`: `status` while work goes on, `error` for
     /// trouble that is being dealt with, `summary` for the result, `exit_error` for what ended
-    /// the command. `percent_done` is a fraction from 0 to 1.
+    /// the command. `percent_done` is a fraction from 0 to 1. What is good to know is `notice`
+    /// of a status and again in `notices` of the summary; what somebody must look at is in
+    /// `warnings` of the outcome, and the exit code is 3 then.
     #[arg(long, global = true, display_order = 900)]
     pub(crate) json: bool,
 

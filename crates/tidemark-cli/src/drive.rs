@@ -48,7 +48,7 @@ pub(crate) fn drive(drive: &Drive<'_>, env: &Arc<dyn Env>, output: Output) -> Re
     output.note(&format!("operation {id}: {}", from_here(&record.title)));
     let name = format!("{} {id}", record.verb.name());
     let mut progress = Progress::new(output, Arc::clone(env), &name, record.step_count);
-    notices.iter().for_each(|notice| progress.trouble(notice));
+    notices.iter().for_each(|notice| progress.notice(notice));
     let before = rows_done(place, id)?;
     let ended = executor::run(&place.catalog, job, id, intent, &**env, &interrupted, &mut progress);
     let elapsed = progress.elapsed();
@@ -57,7 +57,8 @@ pub(crate) fn drive(drive: &Drive<'_>, env: &Arc<dyn Env>, output: Output) -> Re
     let stored = place.catalog.state(id)?;
     let rows = rows_done(place, id)?.saturating_sub(before);
     let run = Some(Run { elapsed, rows });
-    let verdict = Verdict { place, id, record: &record, stored: &stored, run };
+    let (record, stored) = (&record, &stored);
+    let verdict = Verdict { place, id, record, stored, run, notices };
     if let (Verb::Verify, Ended::Failed(failure)) = (record.verb, &ended)
         && let Some(outcome) = job.outcome()
     {
@@ -93,6 +94,8 @@ pub(crate) struct Verdict<'a> {
     pub(crate) stored: &'a StoredState,
     /// What this command did of it; `None` for one that only looked.
     pub(crate) run: Option<Run>,
+    /// What people were told at the beginning.
+    pub(crate) notices: &'a [String],
 }
 
 /// What one command did of an operation; commands before it may have done the rest.
@@ -225,6 +228,7 @@ impl Verdict<'_> {
 
     fn view(&self, ended: &'static str, outcome: Option<Value>) -> EndView {
         EndView::new(self.id, ended, self.record, self.stored, self.run, outcome)
+            .with_notices(self.notices)
     }
 }
 

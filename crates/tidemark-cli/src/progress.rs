@@ -3,7 +3,7 @@
 //!
 //! [`Progress`] is the executor's observer, and is fed the same views by those who only watch.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +36,8 @@ pub(crate) struct Progress {
     face: Face,
     /// Failures that were told, as shard and attempt.
     told: BTreeSet<(u32, u32)>,
+    /// What people should know, that no status message has carried yet.
+    notices: VecDeque<String>,
     has_told_holder: bool,
 }
 
@@ -64,8 +66,8 @@ impl Progress {
         };
         let begun = env.boot_time();
         let rate = Rate::default();
-        let told = BTreeSet::new();
-        Progress { output, env, begun, steps, rate, face, told, has_told_holder: false }
+        let (told, notices) = (BTreeSet::new(), VecDeque::new());
+        Progress { output, env, begun, steps, rate, face, told, notices, has_told_holder: false }
     }
 
     /// Since this command began.
@@ -95,16 +97,32 @@ impl Progress {
                     elapsed.saturating_sub(at) >= STATUS_EVERY
                         || (phase, stage) != (view.phase, view.stage)
                 });
-                if is_due {
+                if is_due || !self.notices.is_empty() {
                     *shown = Some((elapsed, view.phase, view.stage));
+                    let mut view = view.clone();
                     // A reader that cannot be reached is told by the summary, if at all.
-                    let _ = self.output.status(view);
+                    for notice in std::mem::take(&mut self.notices) {
+                        view.notice = Some(notice);
+                        let _ = self.output.status(&view);
+                    }
+                    if view.notice.is_none() {
+                        let _ = self.output.status(&view);
+                    }
                 }
             }
         }
     }
 
-    /// A line that stays, above the bars.
+    /// Something people should know: a line that stays, or `notice` of the next status message.
+    pub(crate) fn notice(&mut self, message: &str) {
+        match &self.face {
+            Face::Bars(bars) => bars.all.suspend(|| self.output.notice(message)),
+            Face::Lines { .. } => self.output.notice(message),
+            Face::Json { .. } => self.notices.push_back(message.to_owned()),
+        }
+    }
+
+    /// Trouble that is being dealt with: a line that stays, above the bars.
     pub(crate) fn trouble(&self, message: &str) {
         match &self.face {
             Face::Bars(bars) => bars.all.suspend(|| self.output.trouble(message)),
@@ -117,6 +135,7 @@ impl Progress {
         if let Face::Bars(bars) = &mut self.face {
             bars.clear();
         }
+        self.notices.drain(..).for_each(|notice| self.output.notice(&notice));
     }
 
     fn tell_failures(&mut self, view: &StatusView) {
@@ -149,12 +168,12 @@ impl Observer for Progress {
     }
 
     fn window_bounded(&mut self, window: u32) {
-        self.trouble(&format!("{window} shards at once is what fits the memory of the plan"));
+        self.notice(&format!("{window} shards at once is what fits the memory of the plan"));
     }
 
     fn waiting_for_holder(&mut self, pid: u32, seconds: u64) {
         if !std::mem::replace(&mut self.has_told_holder, true) {
-            self.trouble(&format!(
+            self.notice(&format!(
                 "process {pid} drives it and is silent; it is taken over when its lease ends, in \
                  {seconds} s, unless it speaks up"
             ));
@@ -273,6 +292,7 @@ mod tests {
             shards_in_flight: 3,
             tables: Vec::new(),
             stalled: Vec::new(),
+            notice: None,
         }
     }
 

@@ -265,3 +265,18 @@ fn a_stopped_backup_says_that_it_starts_over() {
     world.tidemark().run(full).expect_code(0);
     assert_eq!(world.objects("backups"), world.named("backups"));
 }
+
+#[test]
+fn what_is_good_to_know_is_no_error_in_json() {
+    let world = World::new();
+    let lines = world.tidemark().run(BACKUP.into_iter().chain(["--json"])).expect_code(0);
+
+    let lines = lines.json_lines();
+    let words = "taking a full backup: the collection has none yet";
+    assert!(lines.iter().all(|line| line["message_type"] != "error"), "{lines:?}");
+    let told = lines.iter().filter(|line| line["notice"] == words);
+    let told: Vec<&serde_json::Value> = told.collect();
+    assert_eq!(told.len(), 1, "{lines:?}");
+    assert_eq!(told[0]["message_type"], "status");
+    assert_eq!(lines.last().unwrap()["notices"], serde_json::json!([words]));
+}

@@ -219,3 +219,31 @@ fn another_database_is_not_mixed_in_unasked() {
     assert_eq!(world.collection.log().unwrap().len(), 1);
     done(&catalog, &world.try_begin(&other, &catalog, BackupChoice::Full).unwrap());
 }
+
+#[test]
+fn a_pattern_that_selects_no_table_any_more_is_a_warning_of_the_increment() {
+    let world = World::new();
+    let catalog = world.catalog("operations");
+    sync(&world.source, "gone", "k", &world.folder.path().join("t.csv"));
+    let options =
+        BackupOptions { kind: BackupChoice::Auto, tables: vec!["t".to_owned(), "go*".to_owned()] };
+    let take = || {
+        let request = BackupRequest {
+            source: world.source.clone(),
+            source_shown: "embedded:source",
+            collection: Arc::clone(&world.collection),
+            collection_shown: "collection",
+            options: &options,
+            window: 4,
+        };
+        let begun = begin_backup(&catalog, &request, env()).unwrap();
+        let Ended::Done { outcome: Some(outcome) } = drive(&catalog, &begun, Intent::CarryOn)
+        else {
+            panic!("no backup");
+        };
+        serde_json::from_str::<tidemark::backup::BackupOutcome>(&outcome).unwrap().warnings
+    };
+    assert_eq!(take(), [""; 0]);
+    world.source.drop_table(&chain::name("gone")).unwrap();
+    assert_eq!(take(), ["`go*` selects no table any more"]);
+}

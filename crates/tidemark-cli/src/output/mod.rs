@@ -81,8 +81,20 @@ impl Output {
         self.print(&line(&message))
     }
 
-    /// Trouble that is being dealt with, or something people should know. Text goes to
-    /// standard error, where it may fail to arrive without stopping anything.
+    /// Something people should know, and nothing to be alarmed about; a status message that
+    /// has nothing but a `notice`.
+    pub(crate) fn notice(self, message: &str) {
+        let message = &shell::located(message, self.locator);
+        if self.json {
+            // A result that cannot be written is told when it is written.
+            let _ = self.print(&line(&json!({"message_type": "status", "notice": message})));
+        } else {
+            self.aside(message);
+        }
+    }
+
+    /// Trouble that is being dealt with. Text goes to standard error, where it may fail to
+    /// arrive without stopping anything.
     pub(crate) fn trouble(self, message: &str) {
         let message = &shell::located(message, self.locator);
         if self.json {

@@ -43,6 +43,9 @@ pub(crate) struct EndView {
     rows_this_run: Option<u64>,
     /// What that is in a second.
     rows_per_second: Option<u64>,
+    /// What people were told at the beginning.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notices: Vec<String>,
     /// What the verb had to say.
     outcome: Option<Value>,
 }
@@ -73,8 +76,15 @@ impl EndView {
             row_bytes: total.bytes.saturating_sub(stored.state.planned.proof_bytes),
             rows_this_run: run.map(|run| run.rows),
             rows_per_second: run.and_then(|run| human::per_second(run.rows, run.elapsed)),
+            notices: Vec::new(),
             outcome,
         }
+    }
+
+    /// The same with what people were told at the beginning.
+    #[must_use]
+    pub(crate) fn with_notices(self, notices: &[String]) -> EndView {
+        EndView { notices: notices.to_vec(), ..self }
     }
 }
 

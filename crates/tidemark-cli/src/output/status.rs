@@ -55,6 +55,9 @@ pub(crate) struct StatusView {
     /// Shards that wait after a failure, at most a few of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) stalled: Vec<StalledView>,
+    /// Something people should know, once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) notice: Option<String>,
 }
 
 /// One table of the current step.
@@ -166,6 +169,7 @@ pub(crate) fn of_driven(
         shards_in_flight: if has_shards { operation.in_flight_count() } else { 0 },
         tables: tables.iter().map(table_view).collect(),
         stalled,
+        notice: None,
     }
 }
 
@@ -206,6 +210,7 @@ pub(crate) fn of_stored(
         shards_in_flight: has(|status| *status == ShardStatus::InFlight) as u32,
         tables: Vec::new(),
         stalled: stalled(shards.iter().cloned()),
+        notice: None,
     }
 }
 

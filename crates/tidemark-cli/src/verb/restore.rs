@@ -52,7 +52,7 @@ pub(crate) fn run(args: &RestoreArgs, output: Output) -> Result<Exit> {
         place.catalog.steer(begun.id, &Request::Window(window))?;
     }
     if args.detach {
-        begun.notices.iter().for_each(|notice| output.trouble(notice));
+        begun.notices.iter().for_each(|notice| output.notice(notice));
         return detach::start(&place, begun.id, &env, output);
     }
     let work = Drive {

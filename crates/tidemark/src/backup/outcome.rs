@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::parent::selection_of;
+use crate::collection::chain::Pattern;
 use crate::collection::manifest::{BackupKind, Manifest, TableMode};
 use crate::env::WallTime;
 use crate::ids::{Position, Sequence, TableName};
@@ -36,6 +38,9 @@ pub struct BackupOutcome {
     pub row_bytes: u64,
     /// Tables that an increment carries whole, each with the reason.
     pub whole: Vec<WholeTable>,
+    /// What somebody should look at: patterns that select no table any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// What was compared before the backup was made visible.
     pub proof: BackupProof,
 }
@@ -86,6 +91,9 @@ impl BackupOutcome {
             bytes: totals.bytes,
             row_bytes: totals.row_bytes,
             whole: whole.collect(),
+            warnings: selecting_nothing(manifest)
+                .map(|pattern| format!("`{pattern}` selects no table any more"))
+                .collect(),
             proof: BackupProof {
                 parts_rehashed: totals.parts,
                 digests_compared: manifest.tables.iter().filter(is_compared).count() as u64,
@@ -97,4 +105,12 @@ impl BackupOutcome {
     pub(super) fn to_json(&self) -> String {
         serde_json::to_string(self).expect("an outcome is plain data")
     }
+}
+
+/// The patterns of the selection that none of the backup's tables fits.
+fn selecting_nothing(manifest: &Manifest) -> impl Iterator<Item = String> {
+    selection_of(manifest).into_iter().filter(|text| {
+        let Ok(mut pattern) = Pattern::new(text) else { return false };
+        !manifest.tables.iter().any(|table| pattern.selects(&table.name))
+    })
 }

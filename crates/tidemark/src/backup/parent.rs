@@ -107,7 +107,7 @@ pub(super) fn selection(tables: &[String]) -> Vec<String> {
 }
 
 /// The selection that a manifest tells; none means all.
-fn selection_of(manifest: &Manifest) -> Vec<String> {
+pub(super) fn selection_of(manifest: &Manifest) -> Vec<String> {
     let patterns = manifest.extra.get(SELECTION).and_then(Value::as_array);
     let texts = patterns.into_iter().flatten().filter_map(Value::as_str);
     selection(&texts.map(str::to_owned).collect::<Vec<String>>())

@@ -71,7 +71,11 @@ impl Look {
     /// Says how it ended, and gives the code to exit with.
     fn tell(&self, place: &Place, id: OperationId, ended: &Ended, output: Output) -> Result<Exit> {
         let (record, stored) = (&self.record, &self.stored);
-        Verdict { place, id, record, stored, run: None }.tell(ended, Intent::CarryOn, output)
+        Verdict { place, id, record, stored, run: None, notices: &[] }.tell(
+            ended,
+            Intent::CarryOn,
+            output,
+        )
     }
 
     /// Says that it is to run and nobody drives it.
