@@ -27,6 +27,8 @@ mod publish;
 mod shard;
 
 #[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
