@@ -15,7 +15,13 @@ use tidemark::row::LogicalType;
 
 use crate::place::DatabaseUrl;
 
-const EXIT_CODES: &str = "\
+const JSON_AND_EXIT_CODES: &str = "\
+JSON lines are objects with `message_type`: `status` while work goes on (`percent_done` is a
+fraction from 0 to 1), `error` for trouble that is being dealt with, `summary` for the result,
+`exit_error` for what ended the command. What is good to know is `notice` of a status and again
+in `notices` of the summary; what somebody must look at is in `warnings` of the outcome, and the
+exit code is 3 then.
+
 Exit codes:
   0    done
   1    failed
@@ -42,20 +48,14 @@ Exit codes:
         carries on where it was; and a restore is done only after its rows were read back and \
         proven to be those of the backup.",
     after_help = "Run `tidemark help VERB` for the options and examples of a verb.",
-    after_long_help = EXIT_CODES,
+    after_long_help = JSON_AND_EXIT_CODES,
     max_term_width = 100,
     arg_required_else_help = true,
     subcommand_value_name = "VERB",
     subcommand_help_heading = "Verbs"
 )]
 pub(crate) struct Cli {
-    /// Print JSON lines instead of text
-    ///
-    /// Every line is an object with `message_type`: `status` while work goes on, `error` for
-    /// trouble that is being dealt with, `summary` for the result, `exit_error` for what ended
-    /// the command. `percent_done` is a fraction from 0 to 1. What is good to know is `notice`
-    /// of a status and again in `notices` of the summary; what somebody must look at is in
-    /// `warnings` of the outcome, and the exit code is 3 then.
+    /// Print JSON lines instead of text; `tidemark --help` tells of them
     #[arg(long, global = true, display_order = 900)]
     pub(crate) json: bool,
 
@@ -63,11 +63,11 @@ pub(crate) struct Cli {
     #[arg(
         long,
         global = true,
-        value_name = "LEVEL",
+        value_name = "off|error|warn|info|debug",
         env = "TIDEMARK_LOG",
         hide_env = true,
         default_value = "warn",
-        hide_default_value = true,
+        hide_possible_values = true,
         display_order = 901
     )]
     pub(crate) log: LogLevel,
@@ -96,6 +96,11 @@ pub(crate) enum LogLevel {
 #[derive(Debug, Subcommand)]
 pub(crate) enum VerbArgs {
     /// Watch the whole job: load, back up, drop, restore, kill, resume, prove
+    #[command(long_about = "Watch the whole job.\n\n\
+        Backs up every published revision of the list of S&P 500 companies and restores three of \
+        its 181 restore points; then grows a table, backs it up as a full and increments, drops \
+        it, restores it, kills that restore half-way with SIGKILL, carries on, and prints what \
+        was compared. Needs about three times the size of the table in the folder it works in.")]
     Demo(DemoArgs),
 
     /// Load, dump and list tables of an embedded database
@@ -103,15 +108,34 @@ pub(crate) enum VerbArgs {
     Db(DbArgs),
 
     /// Take a full or incremental backup
+    #[command(long_about = "Take a full or incremental backup.\n\n\
+        The tables are read at one consistent cut. An increment holds what changed since the \
+        newest backup of the collection, and is taken only while the whole chain below it is \
+        there. The backup exists from the moment it is whole. Without --full and --incremental \
+        the first backup of a collection is a full and all others are increments.")]
     Backup(BackupArgs),
 
     /// List the backups of a collection
+    #[command(
+        long_about = "List the backups of a collection: chains, restore points, sizes, what changed.\n\n\
+        Any name, number or time in the list can be given to `restore --at`."
+    )]
     Backups(BackupsArgs),
 
     /// Restore any point of a chain
+    #[command(long_about = "Restore any point of a chain.\n\n\
+        Tables are built hidden, read back and compared with the backup, and then made visible \
+        all together. Cancelling leaves the target as it was. Interrupted, killed or stopped by a \
+        full disk, the same command carries on from where every shard was, at the restore point \
+        it resolved the first time.")]
     Restore(RestoreArgs),
 
     /// Check that a collection still holds what it says
+    #[command(long_about = "Check that a collection still holds what it says.\n\n\
+        Everything that is wrong is told, each flaw on a line of its own: what, where, what was \
+        found and expected, and what to do. Exits with 13 when an object is missing or damaged, \
+        with 4 when every object is whole and a chain still leads to other rows than its source \
+        had. Interrupted or killed, the same command carries on; what was clean is not read again.")]
     Verify(VerifyArgs),
 
     /// List, watch, pause, resume and cancel operations
@@ -127,14 +151,7 @@ pub(crate) enum VerbArgs {
 
 /// `demo`.
 #[derive(Args, Debug)]
-#[command(
-    long_about = "Watch the whole job.\n\n\
-        Backs up every published revision of the list of S&P 500 companies and restores three of \
-        its 181 restore points; then grows a table, backs it up as a full and increments, drops \
-        it, restores it, kills that restore half-way with SIGKILL, carries on, and prints what \
-        was compared. Needs about three times the size of the table in the folder it works in.",
-    after_help = "Example:\n  tidemark demo --rows 500000"
-)]
+#[command(after_help = "Example:\n  tidemark demo --rows 500000")]
 pub(crate) struct DemoArgs {
     /// Rows of the table that grows
     #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
@@ -157,8 +174,20 @@ pub(crate) struct DemoArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum DbArgs {
     /// Load a CSV file into a table
+    #[command(long_about = "Load a CSV file into a table, all of it or nothing.\n\n\
+        The file begins with a line of column names. A column gets a type only if every value \
+        prints back as it was, else it is text; `--type` decides otherwise. Nothing without \
+        quotes is NULL, \"\" is the empty text. A file with anything wrong in it is refused with \
+        file and line, and the table stays as it was. The database is made if it is not there.")]
     Load(LoadArgs),
     /// Write the rows of a table in key order
+    #[command(
+        long_about = "Write the rows of a table in key order, as they stood at one moment.\n\n\
+        Without --output the rows go to standard output; messages, also those of --json, then go \
+        to standard error. With --output the file appears when it is whole.\n\n\
+        csv reads back as it was; jsonl has an object a line; parquet has real column types, and \
+        decimals as text, since each value has digits of its own."
+    )]
     Dump(DumpArgs),
     /// List the tables
     Tables(TablesArgs),
@@ -166,17 +195,10 @@ pub(crate) enum DbArgs {
 
 /// `db load`.
 #[derive(Args, Debug)]
-#[command(
-    long_about = "Load a CSV file into a table, all of it or nothing.\n\n\
-        The file begins with a line of column names. A column gets a type only if every value \
-        prints back as it was, else it is text; `--type` decides otherwise. Nothing without \
-        quotes is NULL, \"\" is the empty text. A file with anything wrong in it is refused with \
-        file and line, and the table stays as it was. The database is made if it is not there.",
-    after_help = "Examples:\n  \
+#[command(after_help = "Examples:\n  \
         tidemark db load --db shop --table orders --key id orders.csv\n  \
         tidemark db load --db shop --table orders --key id --sync orders-today.csv\n  \
-        tidemark db load --db shop --table items --key order_id,line --type code=text items.csv"
-)]
+        tidemark db load --db shop --table items --key order_id,line --type code=text items.csv")]
 pub(crate) struct LoadArgs {
     /// Directory of the database; made if it is missing
     #[arg(long, value_name = "DIR")]
@@ -203,16 +225,9 @@ pub(crate) struct LoadArgs {
 
 /// `db dump`.
 #[derive(Args, Debug)]
-#[command(
-    long_about = "Write the rows of a table in key order, as they stood at one moment.\n\n\
-        Without --output the rows go to standard output; messages, also those of --json, then go \
-        to standard error. With --output the file appears when it is whole.\n\n\
-        csv reads back as it was; jsonl has an object a line; parquet has real column types, and \
-        decimals as text, since each value has digits of its own.",
-    after_help = "Examples:\n  \
+#[command(after_help = "Examples:\n  \
         tidemark db dump --db shop --table orders | head\n  \
-        tidemark db dump --db shop --table orders --format parquet --output orders.parquet"
-)]
+        tidemark db dump --db shop --table orders --format parquet --output orders.parquet")]
 pub(crate) struct DumpArgs {
     /// Directory of the database
     #[arg(long, value_name = "DIR")]
@@ -250,17 +265,10 @@ pub(crate) struct TablesArgs {
 
 /// `backup`.
 #[derive(Args, Debug)]
-#[command(
-    long_about = "Take a full or incremental backup.\n\n\
-        The tables are read at one consistent cut. An increment holds what changed since the \
-        newest backup of the collection, and is taken only while the whole chain below it is \
-        there. The backup exists from the moment it is whole. Without --full and --incremental \
-        the first backup of a collection is a full and all others are increments.",
-    after_help = "Examples:\n  \
+#[command(after_help = "Examples:\n  \
         tidemark backup --source embedded:shop --to backups/shop --full\n  \
         tidemark backup --source embedded:shop --to backups/shop --incremental\n  \
-        tidemark backup --source embedded:shop --to backups/shop --full --table 'orders*'"
-)]
+        tidemark backup --source embedded:shop --to backups/shop --full --table 'orders*'")]
 pub(crate) struct BackupArgs {
     /// Database to back up, for example embedded:DIR
     #[arg(long, value_name = "DATABASE")]
@@ -283,12 +291,8 @@ pub(crate) struct BackupArgs {
 
 /// `backups`.
 #[derive(Args, Debug)]
-#[command(
-    long_about = "List the backups of a collection: chains, restore points, sizes, what changed.\n\n\
-        Any name, number or time in the list can be given to `restore --at`.",
-    after_help = "Examples:\n  tidemark backups backups/shop\n  \
-        tidemark backups backups/shop --remove-garbage"
-)]
+#[command(after_help = "Examples:\n  tidemark backups backups/shop\n  \
+        tidemark backups backups/shop --remove-garbage")]
 pub(crate) struct BackupsArgs {
     /// Collection, a path or file:// URL
     pub(crate) collection: String,
@@ -305,19 +309,12 @@ pub(crate) struct BackupsArgs {
 
 /// `restore`.
 #[derive(Args, Debug)]
-#[command(
-    long_about = "Restore any point of a chain.\n\n\
-        Tables are built hidden, read back and compared with the backup, and then made visible \
-        all together. Cancelling leaves the target as it was. Interrupted, killed or stopped by a \
-        full disk, the same command carries on from where every shard was, at the restore point \
-        it resolved the first time.",
-    after_help = "Examples:\n  \
+#[command(after_help = "Examples:\n  \
         tidemark restore backups/shop --target embedded:copy\n  \
         tidemark restore backups/shop --target embedded:shop --rename orders=orders_before\n  \
         tidemark restore backups/shop --target embedded:copy --at 2026-01-31T09:30:00Z\n  \
         tidemark restore backups/shop --target embedded:copy --continue\n  \
-        tidemark restore backups/shop --target embedded:copy --dry-run"
-)]
+        tidemark restore backups/shop --target embedded:copy --dry-run")]
 pub(crate) struct RestoreArgs {
     /// Collection, a path or file:// URL
     pub(crate) collection: String,
@@ -364,17 +361,10 @@ pub(crate) struct RestoreArgs {
 
 /// `verify`.
 #[derive(Args, Debug)]
-#[command(
-    long_about = "Check that a collection still holds what it says.\n\n\
-        Everything that is wrong is told, each flaw on a line of its own: what, where, what was \
-        found and expected, and what to do. Exits with 13 when an object is missing or damaged, \
-        with 4 when every object is whole and a chain still leads to other rows than its source \
-        had. Interrupted or killed, the same command carries on; what was clean is not read again.",
-    after_help = "Examples:\n  \
+#[command(after_help = "Examples:\n  \
         tidemark verify backups/shop\n  \
         tidemark verify backups/shop --level manifest\n  \
-        tidemark verify backups/shop --at latest"
-)]
+        tidemark verify backups/shop --at latest")]
 pub(crate) struct VerifyArgs {
     /// Collection, a path or file:// URL
     pub(crate) collection: String,
@@ -630,6 +620,19 @@ mod tests {
     #[test]
     fn the_command_line_fits_together() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_of_every_verb_says_more_than_its_line_in_the_list() {
+        let command = Cli::command();
+        let loading = command.find_subcommand("db").and_then(|db| db.find_subcommand("load"));
+        let verbs = ["demo", "backup", "backups", "restore", "verify", "operation"];
+        let verbs = verbs.into_iter().map(|verb| command.find_subcommand(verb));
+        for verb in verbs.chain([loading]).map(|verb| verb.expect("a verb")) {
+            let (line, page) = (verb.get_about(), verb.get_long_about());
+            let (line, page) = (line.expect("a line").to_string(), page.map(ToString::to_string));
+            assert!(page.is_some_and(|page| page.len() > line.len()), "{}", verb.get_name());
+        }
     }
 
     #[test]
