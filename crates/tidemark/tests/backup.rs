@@ -247,3 +247,68 @@ fn a_pattern_that_selects_no_table_any_more_is_a_warning_of_the_increment() {
     world.source.drop_table(&chain::name("gone")).unwrap();
     assert_eq!(take(), ["`go*` selects no table any more"]);
 }
+
+/// Three backups, of which object `lost` of the log or of backup 2 is removed.
+fn damaged(world: &World, catalog: &LmdbCatalog, lost: impl Fn(&str) -> String) {
+    for kind in [BackupChoice::Full, BackupChoice::Incremental, BackupChoice::Incremental] {
+        done(catalog, &world.begin(catalog, kind));
+        world.write(50..150);
+    }
+    let second = world.collection.log().unwrap()[1].directory.clone();
+    world.collection.store().delete(&lost(&second)).unwrap();
+}
+
+#[test]
+fn points_before_a_gap_in_the_log_can_be_restored_and_the_rest_says_what_to_do() {
+    let world = World::new();
+    let catalog = world.catalog("operations");
+    damaged(&world, &catalog, |_| "log/000002.json".to_owned());
+    let collection = &world.collection;
+
+    let (before, flaw) = collection.log_to_flaw().unwrap();
+    assert_eq!(before.len(), 1);
+    for told in [
+        flaw.unwrap(),
+        collection.log().unwrap_err(),
+        collection.chain(&RestorePoint::Latest).unwrap_err(),
+        collection.chain(&RestorePoint::parse("3").unwrap()).unwrap_err(),
+        world.try_begin(&world.source, &catalog, BackupChoice::Full).unwrap_err(),
+    ] {
+        assert_eq!(told.kind(), Kind::Broken);
+        for words in ["log/000002.json", "from a copy", "#1", "new collection", "tidemark verify"] {
+            assert!(told.message().contains(words), "expected {words:?} in: {told}");
+        }
+    }
+
+    let target = database(&world.folder.path().join("target"));
+    for at in ["1", before[0].directory.as_str()] {
+        let options = tidemark::restore::RestoreOptions {
+            at: at.to_owned(),
+            replace: true,
+            ..tidemark::restore::RestoreOptions::default()
+        };
+        chain::restore_done(&target, collection, &options);
+    }
+}
+
+#[test]
+fn a_lost_manifest_says_what_to_do_and_a_new_full_is_possible() {
+    let world = World::new();
+    let catalog = world.catalog("operations");
+    damaged(&world, &catalog, |second| format!("{second}/manifest.json"));
+    let collection = &world.collection;
+
+    for told in [
+        collection.chain(&RestorePoint::Latest).unwrap_err(),
+        world.try_begin(&world.source, &catalog, BackupChoice::Auto).unwrap_err(),
+    ] {
+        assert_eq!(told.kind(), Kind::Broken);
+        for words in ["manifest.json", "from a copy", "--full", "tidemark verify"] {
+            assert!(told.message().contains(words), "expected {words:?} in: {told}");
+        }
+    }
+
+    collection.chain(&RestorePoint::parse("1").unwrap()).unwrap();
+    done(&catalog, &world.begin(&catalog, BackupChoice::Full));
+    collection.chain(&RestorePoint::Latest).unwrap();
+}

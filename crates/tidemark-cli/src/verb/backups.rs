@@ -14,7 +14,6 @@ use crate::exit::Exit;
 use crate::output::Output;
 use crate::output::human::{self, Align, bytes, count, counted};
 use crate::place::system;
-use crate::shell::word;
 
 #[derive(Debug, Serialize)]
 struct BackupsView {
@@ -132,11 +131,11 @@ pub(crate) fn run(args: &BackupsArgs, output: Output) -> Result<Exit> {
     if args.remove_garbage {
         return remove_garbage(args, &collection, output);
     }
-    let log = collection.log()?;
+    let (log, flaw) = collection.log_to_flaw()?;
     let mut backups = Vec::new();
-    let mut damaged: Option<Error> = None;
+    // One damaged object must not hide the backups beside it.
+    let mut damaged: Option<Error> = flaw;
     for entry in &log {
-        // One damaged manifest must not hide the others; what it is told is told below.
         let read = collection.manifest(entry);
         let damage = read.as_ref().err().map(Error::chain);
         match read {
@@ -160,10 +159,7 @@ pub(crate) fn run(args: &BackupsArgs, output: Output) -> Result<Exit> {
     output.summary("backups", &view, || text(&view))?;
     match damaged {
         None => Ok(Exit::Done),
-        Some(error) => Err(error.context(format!(
-            "see all that is wrong with `tidemark verify {}`",
-            word(&args.collection)
-        ))),
+        Some(error) => Err(error),
     }
 }
 

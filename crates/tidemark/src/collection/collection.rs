@@ -12,7 +12,7 @@ use super::chain::{Chain, RestorePoint};
 use super::document;
 use super::flaw::{Flaw, ReadFailure};
 use super::layout::{self, BackupDirectory, COLLECTION_FILE, LOG_FOLDER, log_path, manifest_path};
-use super::log::{lost_race, read_entry, read_log};
+use super::log::{LogToFlaw, lost_race, read_entry, read_log_to_flaw};
 use super::manifest::{
     BackupKind, CollectionRecord, FormatVersion, LogEntry, Manifest, ParentLink, PartEntry,
 };
@@ -132,7 +132,40 @@ impl Collection {
     /// [`Kind::Broken`] for a missing, changed, doubled or re-ordered entry, naming it;
     /// [`Kind::Unsupported`] for an entry of another major version.
     pub fn log(&self) -> Result<Vec<LogEntry>> {
-        read_log(&self.store).map_err(|failure| in_place(&self.store, failure))
+        let (entries, flaw) = self.log_to_flaw()?;
+        flaw.map_or(Ok(entries), Err)
+    }
+
+    /// The backups up to the first flaw of the log, and what is wrong there and what to do:
+    /// those backups can be restored, and nothing can be added to the log.
+    ///
+    /// # Errors
+    /// As [`log`](Self::log), but not for a flaw.
+    pub fn log_to_flaw(&self) -> Result<(Vec<LogEntry>, Option<Error>)> {
+        let reading = read_log_to_flaw(&self.store);
+        let LogToFlaw { entries, flaw } =
+            reading.map_err(|failure| in_place(&self.store, failure))?;
+        let told = flaw.map(|flaw| {
+            let whole = match entries.len() {
+                0 => "no backup can be restored without it".to_owned(),
+                1 => "backup #1, before it, can still be restored by its name".to_owned(),
+                last => format!(
+                    "backups #1 to #{last}, before it, can still be restored by name or number"
+                ),
+            };
+            let message = format!(
+                "{flaw}. Put the object back from a copy of the collection; until then {whole}, \
+                 and no backup can be added, since nothing would prove what comes before it: \
+                 begin a new collection for new backups. {}",
+                self.see_all()
+            );
+            in_place(&self.store, Error::new(Kind::Broken, message).into())
+        });
+        Ok((entries, told))
+    }
+
+    fn see_all(&self) -> String {
+        format!("`tidemark verify {}` tells all that is wrong", self.store.shown())
     }
 
     /// The manifest that `entry` names, checked against it and against itself.
@@ -140,7 +173,19 @@ impl Collection {
     /// # Errors
     /// [`Kind::Broken`] when it is missing, has another BLAKE3, or contradicts itself.
     pub fn manifest(&self, entry: &LogEntry) -> Result<Manifest> {
-        self.read_manifest(entry).map_err(|failure| in_place(&self.store, failure))
+        self.read_manifest(entry).map_err(|failure| match failure {
+            ReadFailure::Flawed(flaw) => {
+                let message = format!(
+                    "{flaw}. Put the object back from a copy of the collection, or take a new \
+                     full backup (--full); restore points before `{}` are not affected, nor are \
+                     those of a later full. {}",
+                    entry.directory,
+                    self.see_all()
+                );
+                in_place(&self.store, Error::new(Kind::Broken, message).into())
+            }
+            failed @ ReadFailure::Failed(_) => in_place(&self.store, failed),
+        })
     }
 
     pub(super) fn read_manifest(&self, entry: &LogEntry) -> Result<Manifest, ReadFailure> {
@@ -163,13 +208,27 @@ impl Collection {
         Ok(unverified.check(self.record.id, entry)?)
     }
 
-    /// What leads to `point`, every manifest read and checked.
+    /// What leads to `point`, every manifest read and checked. A log that is damaged behind a
+    /// point that is named is no obstacle.
     ///
     /// # Errors
     /// As [`log`](Self::log), [`manifest`](Self::manifest) and [`Chain::resolve`].
     pub fn chain(&self, point: &RestorePoint) -> Result<Chain> {
-        let resolved = Chain::resolve(&self.log()?, point, &mut |entry| self.manifest(entry));
-        resolved.map_err(|error| error.context(format!("collection {}", self.store)))
+        let (log, flaw) = self.log_to_flaw()?;
+        let is_before_flaw = match point {
+            RestorePoint::Directory(name) => log.iter().any(|entry| entry.directory == *name),
+            RestorePoint::Sequence(sequence) => sequence.0 <= log.len() as u64,
+            // What is meant may lie behind the flaw.
+            RestorePoint::Latest | RestorePoint::Time(_) => false,
+        };
+        if let Some(flaw) = flaw.filter(|_| !is_before_flaw) {
+            return Err(flaw);
+        }
+        let resolved = Chain::resolve(&log, point, &mut |entry| self.manifest(entry));
+        resolved.map_err(|error| match error.message().starts_with("collection ") {
+            true => error,
+            false => error.context(format!("collection {}", self.store)),
+        })
     }
 
     /// Makes sure that every object of the chain is there with its recorded size; reads none.

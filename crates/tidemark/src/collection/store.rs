@@ -530,6 +530,13 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Path or URL as it was given.
+    pub(super) fn shown(&self) -> &str {
+        &self.shown
+    }
+}
+
 impl fmt::Display for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}`", self.shown)

@@ -171,8 +171,10 @@ fn carry_on(
     let plan = RestorePlan::from_bytes(&bytes)?;
     let chain = collection.chain(&RestorePoint::Sequence(plan.point.sequence))?;
     check_chain(id, &plan, &chain)?;
-    let newer =
-        newer_points(collection.log()?.iter().map(|entry| entry.sequence), plan.point.sequence);
+    let newer = newer_points(
+        collection.log_to_flaw()?.0.iter().map(|entry| entry.sequence),
+        plan.point.sequence,
+    );
     let mut notices = vec![format!("resuming {id}, pinned to {}", plan.point.directory)];
     if newer > 0 {
         notices[0].push_str(&format!("; {newer} newer restore points exist"));
