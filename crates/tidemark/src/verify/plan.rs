@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::ResolvedVerify;
+use super::fold::is_told_by_parts;
 use crate::collection::chain::{TableChain, chain_ends};
 use crate::collection::check::{Level, check_entries, check_log};
 use crate::collection::flaw::Flaw;
@@ -213,7 +214,9 @@ impl VerifyPlan {
     fn fold_work(&self, fold: FoldPosition) -> Work {
         // A table that leads nowhere is found out when its shard runs.
         let chain = self.table_chain(fold).ok().flatten();
-        let (rows, bytes) = chain.map_or((0, 0), |chain| (chain.rows(), chain.bytes()));
+        let read = |chain: &TableChain<'_>| !is_told_by_parts(chain);
+        let (rows, bytes) =
+            chain.filter(read).map_or((0, 0), |chain| (chain.rows(), chain.bytes()));
         Work { rows, bytes: bytes.max(1) }
     }
 
