@@ -317,12 +317,15 @@ fn a_restore_step_by_step_survives_sigkill_anywhere_and_repeats_no_chunk() {
 }
 
 #[test]
-fn a_restore_with_merges_survives_sigkill_around_every_commit() {
+fn a_restore_with_merges_survives_sigkill_around_every_run() {
     let args = [&RESTORE[..], &["--memory", MERGING_MEMORY]].concat();
     let disturbed = Disturbed::new(FEW, MERGING_INCREMENTS, &[], &args);
     let runs = disturbed.hits.iter().filter(|name| *name == "restore.after_run").count();
     assert!(runs > 0, "no merge is planned");
-    disturbed.check_each(&one_side_of_each(chosen_points(&disturbed.hits)));
+    // The commits of LMDB are those of any folded restore.
+    let mut points = chosen_points(&disturbed.hits);
+    points.retain(|point| !point.starts_with("lmdb.") || point.ends_with(":1:kill"));
+    disturbed.check_each(&points);
     disturbed.check_random(0..4);
 }
 
