@@ -95,7 +95,7 @@ impl<'a> ShardApply<'a> {
             if !stream.next_batch(&mut self.batch)? {
                 return Ok(false);
             }
-            self.batch.iter().for_each(|row| self.chunk.push(row));
+            self.chunk.append(&self.batch);
             let is_full = if self.work.is_fresh {
                 self.chunk.byte_count() >= APPENDED_BYTES_MAX
             } else {

@@ -71,6 +71,17 @@ impl RowBatch {
         );
     }
 
+    /// Appends all rows of another batch.
+    pub fn append(&mut self, other: &RowBatch) {
+        let start = self.bytes.len() as u64;
+        self.bytes.extend_from_slice(&other.bytes);
+        self.entries.extend(other.entries.iter().map(|entry| Entry {
+            key_end: start + entry.key_end,
+            payload_end: start + entry.payload_end,
+            op: entry.op,
+        }));
+    }
+
     /// Appends a row whose key and payload are written in place.
     pub fn push_with(
         &mut self,
