@@ -5,11 +5,12 @@
 #![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
 #![expect(clippy::print_stdout, reason = "figures for people who look for them")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod counting;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
+use counting::{Counting, peak_of};
 use tidemark::collection::fold::{Fold, FoldMode, FoldOptions};
 use tidemark::collection::manifest::PartEntry;
 use tidemark::collection::part::{PartKind, PartOptions, PartRead, PartReader, PartWriter};
@@ -19,56 +20,8 @@ use tidemark::row::{
     ChangeOp, KeyRange, LogicalType, RowBatch, RowCodec, RowRef, RowStream, Schema, Value,
 };
 
-struct Counting;
-
-static LIVE: AtomicU64 = AtomicU64::new(0);
-static PEAK: AtomicU64 = AtomicU64::new(0);
-
-fn grow(bytes: usize) {
-    let live = LIVE.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-    PEAK.fetch_max(live, Ordering::Relaxed);
-}
-
-fn shrink(bytes: usize) {
-    LIVE.fetch_sub(bytes as u64, Ordering::Relaxed);
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        shrink(layout.size());
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Large blocks are moved by remapping, so old and new never stand side by side;
-        // small ones may, and are counted so.
-        if size < 1 << 20 {
-            grow(size);
-            shrink(layout.size());
-        } else {
-            shrink(layout.size());
-            grow(size);
-        }
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-/// What `work` gives, and by how many bytes memory rose above its beginning meanwhile.
-fn peak_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
-    let before = LIVE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    let result = work();
-    (result, PEAK.load(Ordering::Relaxed) - before)
-}
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;

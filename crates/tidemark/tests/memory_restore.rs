@@ -4,6 +4,8 @@
 //! LMDB's dirty pages, bounded by the size of a chunk, and one zstd context of each kind
 //! per thread. [`UNCOUNTED_BYTES`] of the promised memory are left for them. The program
 //! itself is measured by `cargo xtask bench memory`, and under a limit of the system.
+#![allow(clippy::unwrap_used, reason = "a test says by panicking what is wrong")]
+#![expect(clippy::print_stdout, reason = "figures for people who look for them")]
 
 mod chain;
 mod counting;

@@ -23,8 +23,21 @@ const WINDOW_BEFORE_MERGING: u32 = 2;
 /// Memory of the process besides the shards: code, catalog, manifests.
 const PROCESS_BYTES: u64 = 32 << 20;
 
+/// What the allocator and the stacks of threads take beyond what is asked of them, as a
+/// divisor of the rest: a fold of 400 links that was planned for 256 MiB had 222 MiB
+/// resident, but reserved more than 256.
+const OVERHEAD_DIVISOR: u64 = 8;
+
 /// A shard's chunk, its batch, and the copies that growing them leaves.
 const CHUNK_BYTES: u64 = 14 << 20;
+
+/// Rows from this size on may take more than the memory; below it, the memory is what is
+/// too small.
+const LARGE_ROW_BYTES: u64 = 8 << 20;
+
+/// How often a restore holds its greatest row: in its frame, its page, its batch, its chunk,
+/// and in the pages of the target's transaction.
+const LARGE_ROW_FACTOR: u64 = 5;
 
 /// What fits.
 #[derive(Debug)]
@@ -49,7 +62,7 @@ pub(super) fn fit(
     let costs: Vec<Vec<LinkCost>> =
         links.iter().map(|links| links.iter().map(link_cost).collect()).collect();
     let greatest = costs.iter().map(|costs| open_bytes(costs)).max().unwrap_or(0);
-    let memory = inputs.memory_bytes.saturating_sub(PROCESS_BYTES);
+    let memory = shard_memory_bytes(inputs.memory_bytes);
     let window_max = fitting(memory, greatest);
     let window = window_max.min(inputs.window);
     if window >= WINDOW_BEFORE_MERGING.min(inputs.window) {
@@ -83,7 +96,46 @@ pub(super) fn fit(
             }
         }
     }
-    Err(refused.expect("at least one window was tried and refused"))
+    let refused = refused.expect("at least one window was tried and refused");
+    fit_large_row(inputs, links, &costs, notices).unwrap_or(Err(refused))
+}
+
+/// What all shards in flight may ask for together.
+fn shard_memory_bytes(memory_bytes: u64) -> u64 {
+    let bytes = memory_bytes.saturating_sub(PROCESS_BYTES);
+    bytes - bytes / OVERHEAD_DIVISOR
+}
+
+/// One shard at a time beyond the memory, by what a reader holds of the greatest row; `None`
+/// if rows are not what is too large.
+fn fit_large_row(
+    inputs: &PlanInputs<'_>,
+    links: &[Vec<TableLink<'_>>],
+    costs: &[Vec<LinkCost>],
+    notices: &mut Vec<String>,
+) -> Option<Result<Fitted>> {
+    let row_bytes = large_row_bytes(links.iter().flatten())?;
+    let memory = shard_memory_bytes(inputs.memory_bytes).saturating_sub(CHUNK_BYTES);
+    let bytes = memory.saturating_add(row_bytes.saturating_mul(LARGE_ROW_FACTOR));
+    let runs: Result<Vec<RunPlan>> = links
+        .iter()
+        .zip(costs)
+        .map(|(links, costs)| plan_runs(costs, budget(bytes, links, costs)))
+        .collect();
+    Some(runs.map(|runs| {
+        notices.push(format!(
+            "a row of {} takes {LARGE_ROW_FACTOR} times its size beyond the memory of {}",
+            ByteSize(row_bytes),
+            ByteSize(inputs.memory_bytes)
+        ));
+        Fitted { window: 1, window_max: 1, runs }
+    }))
+}
+
+/// Bytes of the greatest row, if it may take more than the memory.
+fn large_row_bytes<'l>(links: impl Iterator<Item = &'l TableLink<'l>>) -> Option<u64> {
+    let parts = links.flat_map(|link| &link.entry.parts);
+    parts.map(|part| part.row_bytes_max).max().filter(|bytes| *bytes >= LARGE_ROW_BYTES)
 }
 
 /// Merges that let one fold of a table's whole chain fit the memory: what its proof reads when
@@ -93,14 +145,15 @@ pub(super) fn fit(
 /// [`Kind::Usage`](crate::Kind::Usage) when not even merges fit.
 pub(super) fn proof_runs(memory_bytes: u64, links: &[TableLink<'_>]) -> Result<RunPlan> {
     let costs: Vec<LinkCost> = links.iter().map(link_cost).collect();
-    let bytes = memory_bytes.saturating_sub(PROCESS_BYTES + CHUNK_BYTES);
+    let large = large_row_bytes(links.iter()).unwrap_or(0).saturating_mul(LARGE_ROW_FACTOR);
+    let bytes = shard_memory_bytes(memory_bytes).saturating_sub(CHUNK_BYTES).saturating_add(large);
     plan_runs(&costs, budget(bytes, links, &costs))
 }
 
 /// Shards of a sequential plan that fit: each holds one link at a time.
 pub(super) fn sequential_window_max(memory_bytes: u64, links: &[Vec<TableLink<'_>>]) -> u32 {
     let greatest = links.iter().flatten().map(|link| link_cost(link).open_bytes).max();
-    fitting(memory_bytes.saturating_sub(PROCESS_BYTES), greatest.unwrap_or(0)).max(1)
+    fitting(shard_memory_bytes(memory_bytes), greatest.unwrap_or(0)).max(1)
 }
 
 fn fitting(memory: u64, open_bytes: u64) -> u32 {

@@ -92,7 +92,7 @@ pub use dump::{DumpFormat, DumpReport, write_rows};
 pub use load::{LoadMode, LoadReport, LoadRequest, SHARDS_DEFAULT, SchemaChange};
 pub use read::{RowRange, Scan};
 pub use table::TableSummary;
-pub use write::{WRITE_BATCH_BYTES_MAX, WRITE_BATCH_ROWS_MAX, WriteBatch};
+pub use write::{ROW_BYTES_MAX, WRITE_BATCH_BYTES_MAX, WRITE_BATCH_ROWS_MAX, WriteBatch};
 
 #[allow(unused_imports, reason = "the internal surface for targets and loaders")]
 pub(crate) use {

@@ -29,6 +29,10 @@ use crate::row::{ChangeOp, Row, RowBatch, RowRef, Value};
 /// it is durable.
 pub const WRITE_BATCH_BYTES_MAX: u64 = 64 << 20;
 
+/// Most key and payload bytes of one row, as a batch of its own: the greatest that a file to
+/// load may have.
+pub const ROW_BYTES_MAX: u64 = 128 << 20;
+
 /// Most rows of one batch: in the worst case each dirties a page of its own.
 pub const WRITE_BATCH_ROWS_MAX: usize = 65_536;
 
@@ -133,8 +137,8 @@ impl EmbeddedDatabase {
     ///
     /// # Errors
     /// Nothing is written with [`Kind::Usage`] (a NULL or too long key, naming table and key; a
-    /// value of another type; a batch beyond [`WRITE_BATCH_BYTES_MAX`] or
-    /// [`WRITE_BATCH_ROWS_MAX`]), [`Kind::NotFound`] (no such table) and [`Kind::Held`] while
+    /// value of another type; a batch beyond [`WRITE_BATCH_BYTES_MAX`], or beyond
+    /// [`ROW_BYTES_MAX`] if it is one row, or beyond [`WRITE_BATCH_ROWS_MAX`]), [`Kind::NotFound`] (no such table) and [`Kind::Held`] while
     /// waiting to begin. When a batch over several shards fails later, its error says that it
     /// is recorded: the next access completes it.
     pub fn write(&self, batch: &WriteBatch) -> Result<()> {
@@ -167,14 +171,19 @@ impl EmbeddedDatabase {
         batch: &WriteBatch,
     ) -> Result<BTreeMap<GenerationNumber, ShardChanges>> {
         let mut shards: BTreeMap<GenerationNumber, ShardChanges> = BTreeMap::new();
+        // A row that is large needs a batch of its own, which is never recorded for redoing.
+        let bytes_max = if batch.len() == 1 { ROW_BYTES_MAX } else { WRITE_BATCH_BYTES_MAX };
         let mut byte_count = 0;
         for (name, change) in &batch.changes {
             let table = self.resolve(database, name)?;
             let (key, payload) = encode_change(&table, change)
                 .map_err(|error| error.context(format!("write to table `{name}`")))?;
             byte_count += (key.len() + payload.as_ref().map_or(0, Vec::len)) as u64;
-            if byte_count > WRITE_BATCH_BYTES_MAX {
-                return Err(too_large("more bytes"));
+            if byte_count > bytes_max {
+                return Err(too_large(&format!(
+                    "more bytes at the row of key {}",
+                    key_for_people(&key)
+                )));
             }
             let record = &table.record;
             let generation = record.shards[record.shard_of(&key)].generation;
@@ -304,9 +313,6 @@ fn encode_change(table: &TableHandle, change: &Change) -> Result<(Vec<u8>, Optio
         }
     };
     check_key_length(&key)?;
-    if payload.as_ref().is_some_and(|payload| payload.len() as u64 > WRITE_BATCH_BYTES_MAX) {
-        return Err(too_large(&format!("the row of key {}", key_for_people(&key))));
-    }
     Ok((key, payload))
 }
 
@@ -341,9 +347,10 @@ fn redo_shard(generation: GenerationNumber, changes: ShardChanges) -> RedoShard 
 
 fn too_large(found: &str) -> Error {
     let message = format!(
-        "a batch is all or nothing and holds at most {WRITE_BATCH_ROWS_MAX} rows and {} MiB; \
-         found {found}; write several batches",
-        WRITE_BATCH_BYTES_MAX >> 20
+        "a batch is all or nothing and holds at most {WRITE_BATCH_ROWS_MAX} rows and {} MiB, or \
+         one row of {} MiB; found {found}; write several batches",
+        WRITE_BATCH_BYTES_MAX >> 20,
+        ROW_BYTES_MAX >> 20
     );
     Error::new(Kind::Usage, message)
 }
