@@ -103,7 +103,12 @@ fn wide_chain(path: &std::path::Path) -> Arc<Collection> {
             kind,
             directory: new.directory.clone(),
             parent: new.parent.clone(),
-            source: SourceLink { identity: "embedded:0".to_owned(), from, to: Position(link + 1) },
+            source: SourceLink {
+                identity: "embedded:0".to_owned(),
+                from,
+                to: Position(link + 1),
+                cut: None,
+            },
             cut_at: WallTime(1_769_851_800_000 + link * 1000),
             tables: vec![entry],
             totals,
