@@ -280,3 +280,28 @@ fn what_is_good_to_know_is_no_error_in_json() {
     assert_eq!(told[0]["message_type"], "status");
     assert_eq!(lines.last().unwrap()["notices"], serde_json::json!([words]));
 }
+
+#[test]
+fn every_operation_on_a_database_is_found_by_a_txn_of_its_own() {
+    let world = World::new();
+    let tidemark = world.tidemark();
+    tidemark.run(["backup", "--source", "embedded:shop", "--to", "backups"]).expect_code(0);
+    let restore = ["restore", "backups", "--target", "embedded:shop", "--rename", "orders=again"];
+    tidemark.run(restore).expect_code(0);
+    let restore = ["restore", "backups", "--target", "embedded:shop", "--rename", "orders=third"];
+    tidemark.run(restore.iter().chain(&["--state", "state"])).expect_code(0);
+    let mut txns = BTreeSet::new();
+    for (id, place) in [
+        ("1", ["--target", "embedded:shop"]),
+        ("2", ["--source", "embedded:shop"]),
+        ("3", ["--state", "state"]),
+    ] {
+        let get = |id: &str, by: &[&str]| {
+            let args = [&["operation", "get", id, "--json"][..], &place, by].concat();
+            tidemark.run(args).expect_code(0).json_lines()[0].clone()
+        };
+        let txn = get(id, &[])["txn"].to_string();
+        assert_eq!(get(&txn, &["--txn"])["operation"].to_string(), id, "txn {txn}");
+        assert!(txns.insert(txn), "{txns:?}");
+    }
+}

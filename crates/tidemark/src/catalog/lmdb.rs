@@ -17,6 +17,7 @@ use super::record::operation::OperationRecord;
 use super::record::{shard_progress, steering};
 use super::{Catalog, Commit, Hold, Holding, StoredState};
 use crate::database::embedded::EmbeddedDatabase;
+use crate::database::embedded::catalog::Catalog as Records;
 use crate::env::{BootTime, Env};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{Epoch, OperationId, ShardIdx, StepIdx, Txn};
@@ -80,8 +81,18 @@ struct Inner {
     identity: NamedDatabase,
     txn: NamedDatabase,
     counter: NamedDatabase,
-    /// Where numbers of operations are drawn besides here.
-    numbers: Option<LmdbCatalog>,
+    numbers: Numbers,
+}
+
+/// Where numbers are drawn that nothing else on a database may have.
+#[derive(Debug)]
+enum Numbers {
+    /// Here: the catalog belongs to no database.
+    Own,
+    /// Here as well, but for fencing numbers: they come from the database around the catalog.
+    Around(Records),
+    /// From the catalog of the database that these operations are on.
+    Of(LmdbCatalog),
 }
 
 impl LmdbCatalog {
@@ -91,7 +102,7 @@ impl LmdbCatalog {
     /// [`Kind::Blocked`] when `dir` cannot be written.
     pub fn open_or_create(dir: &Path, env: Arc<dyn Env>) -> Result<LmdbCatalog> {
         let environment = Environment::create(dir, DIRECTORY_OPTIONS, &*env)?;
-        LmdbCatalog::inside(environment, &dir.join("locks"), env, None)
+        LmdbCatalog::inside(environment, &dir.join("locks"), env, Numbers::Own)
     }
 
     /// The same, for operations on `database`.
@@ -108,14 +119,15 @@ impl LmdbCatalog {
     ) -> Result<LmdbCatalog> {
         let numbers = LmdbCatalog::of_database(database, Arc::clone(&env))?;
         let environment = Environment::create(dir, DIRECTORY_OPTIONS, &*env)?;
-        LmdbCatalog::inside(environment, &dir.join("locks"), env, Some(numbers))
+        LmdbCatalog::inside(environment, &dir.join("locks"), env, Numbers::Of(numbers))
     }
 
     /// The operations of an embedded database, beside its own records: restores into it and
     /// backups of it.
     pub fn of_database(database: &EmbeddedDatabase, env: Arc<dyn Env>) -> Result<LmdbCatalog> {
         let environment = Arc::clone(database.catalog_environment());
-        LmdbCatalog::inside(environment, &database.locks_dir(), env, None)
+        let numbers = Numbers::Around(database.catalog().clone());
+        LmdbCatalog::inside(environment, &database.locks_dir(), env, numbers)
     }
 
     /// A catalog inside the environment of a database; `locks` is a directory for lock files.
@@ -123,7 +135,7 @@ impl LmdbCatalog {
         environment: Arc<Environment>,
         locks: &Path,
         env: Arc<dyn Env>,
-        numbers: Option<LmdbCatalog>,
+        numbers: Numbers,
     ) -> Result<LmdbCatalog> {
         std::fs::create_dir_all(locks)
             .map_err(|cause| Error::io(format!("create `{}`", locks.display()), cause))?;
@@ -306,8 +318,8 @@ impl Catalog for LmdbCatalog {
         let inner = &self.0;
         // Drawn before our transaction, which must not wait for another database's lock.
         let drawn = match &inner.numbers {
-            None => 0,
-            Some(numbers) => {
+            Numbers::Own | Numbers::Around(_) => 0,
+            Numbers::Of(numbers) => {
                 numbers.draw_number(inner.next_number(&*inner.environment.read()?)?)?
             }
         };
@@ -323,7 +335,7 @@ impl Catalog for LmdbCatalog {
             return Err(Error::new(Kind::Held, message));
         }
         let next = inner.next_number(&txn)?;
-        if inner.numbers.is_some() && drawn < next {
+        if matches!(inner.numbers, Numbers::Of(_)) && drawn < next {
             // Another operation took it here since we looked; the drawn one is never used.
             drop(txn);
             return self.create(new, plan, state);
@@ -505,8 +517,14 @@ impl Catalog for LmdbCatalog {
     }
 
     fn allocate_epoch(&self) -> Result<Epoch> {
+        if let Numbers::Of(numbers) = &self.0.numbers {
+            return numbers.allocate_epoch();
+        }
         let mut txn = self.0.write()?;
-        let epoch = Epoch(self.0.next(&mut txn, NEXT_EPOCH)?);
+        let epoch = match &self.0.numbers {
+            Numbers::Around(records) => Epoch(records.allocate_txn(&mut txn)?.0),
+            Numbers::Own | Numbers::Of(_) => Epoch(self.0.next(&mut txn, NEXT_EPOCH)?),
+        };
         txn.commit()?;
         Ok(epoch)
     }

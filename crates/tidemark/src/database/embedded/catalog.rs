@@ -16,14 +16,14 @@ use super::record::{
 };
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::ids::{CollectionId, CutId, OperationId, Position, TableName};
+use crate::ids::{CollectionId, CutId, OperationId, Position, TableName, Txn};
 use crate::lmdb::{Environment, KEY_BYTES_MAX, LmdbContext, NamedDatabase, WriteTxn};
 
 /// Key of the database's own record.
 const DATABASE_KEY: &[u8] = b"record";
 
 /// The records of a database.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Catalog {
     environment: Arc<Environment>,
     database: NamedDatabase,
@@ -79,6 +79,15 @@ impl Catalog {
     pub(crate) fn put_database(&self, txn: &mut RwTxn<'_>, record: &DatabaseRecord) -> Result<()> {
         let stored = record::encode(record);
         self.database.put(txn, DATABASE_KEY, &stored).during(writing)
+    }
+
+    /// Draws a number that nothing of this database had before.
+    pub(crate) fn allocate_txn(&self, txn: &mut RwTxn<'_>) -> Result<Txn> {
+        let mut database = self.database(txn)?;
+        let allocated = Txn(database.next_txn);
+        database.next_txn += 1;
+        self.put_database(txn, &database)?;
+        Ok(allocated)
     }
 
     /// Stores whatever a newer or broken program might.

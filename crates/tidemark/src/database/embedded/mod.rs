@@ -73,7 +73,7 @@ mod apply;
 mod build;
 mod cache;
 mod capture;
-mod catalog;
+pub(crate) mod catalog;
 mod dump;
 mod gate;
 mod generation;
@@ -246,10 +246,7 @@ impl EmbeddedDatabase {
     /// [`Kind::Held`] when another process keeps the catalog locked.
     pub fn allocate_txn(&self) -> Result<Txn> {
         let mut txn = self.write_catalog()?;
-        let mut database = self.catalog.database(&txn)?;
-        let allocated = Txn(database.next_txn);
-        database.next_txn += 1;
-        self.catalog.put_database(&mut txn, &database)?;
+        let allocated = self.catalog.allocate_txn(&mut txn)?;
         txn.commit()?;
         Ok(allocated)
     }
