@@ -133,6 +133,15 @@ fn check_options(
     if differences.is_empty() {
         return Ok(());
     }
+    Err(other_options(id, record, &differences))
+}
+
+/// Refuses to carry on an unfinished operation with other options; the clauses say which.
+pub(crate) fn other_options(
+    id: OperationId,
+    record: &OperationRecord,
+    differences: &[String],
+) -> Error {
     let message = format!(
         "{} is unfinished as operation {id}, with other options: {}; carry on as it was with \
          `tidemark operation resume {id}`, or give it up with `tidemark operation cancel {id}` \
@@ -140,7 +149,7 @@ fn check_options(
         record.title,
         differences.join("; ")
     );
-    Err(Error::new(Kind::Usage, message))
+    Error::new(Kind::Usage, message)
 }
 
 /// The fields that differ, as clauses for people.

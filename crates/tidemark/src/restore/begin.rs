@@ -55,6 +55,12 @@ pub fn begin_restore(
     options.check()?;
     let identity = identity(collection.id(), &target.identity()?, options);
     if let Some(found) = begin::unfinished::<_, ResolvedRestore>(catalog, &identity, options)? {
+        let (planned, given) = (found.resolved.memory_bytes, room.memory_bytes);
+        if planned != given {
+            // The plan cut its shards and merges for that much.
+            let differs = format!("`memory` was {planned} bytes, now it is {given}");
+            return Err(begin::other_options(found.id, &found.record, &[differs]));
+        }
         return carry_on(catalog, found.id, &found.record, target, collection, &room.scratch);
     }
     let chain = collection.chain(&RestorePoint::parse(&options.at)?)?;
