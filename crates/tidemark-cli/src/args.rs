@@ -394,17 +394,21 @@ pub(crate) struct VerifyArgs {
 /// Options of every verb that drives an operation.
 #[derive(Args, Debug)]
 pub(crate) struct DriveArgs {
-    /// Shards worked at together; `operation set` changes it while it runs
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = WINDOW_DEFAULT,
-        value_parser = clap::value_parser!(u32).range(1..)
-    )]
-    pub(crate) shards_in_flight: u32,
+    /// Shards worked at together; `operation set` changes it while it runs [default: 10]
+    ///
+    /// An operation that is carried on keeps its own unless this is given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) shards_in_flight: Option<u32>,
     /// Directory that keeps the operation's state, instead of the usual place
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
+}
+
+impl DriveArgs {
+    /// Shards worked at together in a new operation.
+    pub(crate) fn window(&self) -> u32 {
+        self.shards_in_flight.unwrap_or(WINDOW_DEFAULT)
+    }
 }
 
 /// Operations.

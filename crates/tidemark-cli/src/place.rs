@@ -12,6 +12,7 @@ use tidemark::catalog::{Catalog, LmdbCatalog};
 use tidemark::database::embedded::{EmbeddedDatabase, EmbeddedOptions};
 use tidemark::env::{Env, SystemEnv};
 use tidemark::ids::{OperationId, Txn};
+use tidemark::operation::Request;
 use tidemark::{Error, Kind, Result};
 
 use crate::args::{LocationArgs, OneArgs};
@@ -229,6 +230,20 @@ impl Place {
         match &self.database {
             Some(database) => database.scratch_dir(),
             None => self.dir.join("scratch"),
+        }
+    }
+
+    /// Leaves an operation that is carried on its window, unless another is asked for.
+    ///
+    /// # Errors
+    /// Those of the catalog.
+    pub(crate) fn keep_window(&self, id: OperationId, asked: Option<u32>) -> Result<()> {
+        match asked {
+            Some(window) if self.catalog.state(id)?.state.window != window => {
+                // Whoever drives the operation takes the request first.
+                self.catalog.steer(id, &Request::Window(window))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 

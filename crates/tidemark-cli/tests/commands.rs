@@ -305,3 +305,37 @@ fn every_operation_on_a_database_is_found_by_a_txn_of_its_own() {
         assert!(txns.insert(txn), "{txns:?}");
     }
 }
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_window_that_was_set_survives_the_same_command() {
+    let world = World::new();
+    world.tidemark().with_failpoint("backup.after_part:1:kill").run(BACKUP).expect_killed();
+    let at = ["1", "--source", "embedded:shop"];
+    let set = ["operation", "set"].into_iter().chain(at).chain(["--shards-in-flight", "3"]);
+    world.tidemark().run(set).expect_code(0);
+    let window = || {
+        let get = ["operation", "get"].into_iter().chain(at).chain(["--json"]);
+        world.tidemark().run(get).json_lines().pop().unwrap()["shards_in_flight_max"].clone()
+    };
+
+    world.tidemark().with_failpoint("backup.after_part:1:kill").run(BACKUP).expect_killed();
+    assert_eq!(window(), 3);
+    world.tidemark().run(BACKUP.into_iter().chain(["--shards-in-flight", "2"])).expect_code(0);
+    assert_eq!(window(), 2);
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn another_memory_on_resume_is_told() {
+    let world = World::new();
+    world.tidemark().run(BACKUP).expect_code(0);
+    let restore = ["restore", "backups", "--target", "embedded:copy"];
+    let killed = world.tidemark().with_failpoint("restore.before_apply:1:kill");
+    killed.run(restore).expect_killed();
+
+    let other = restore.into_iter().chain(["--memory", "512MiB"]);
+    let refused = world.tidemark().run(other).expect_code(2);
+    assert!(refused.stderr.contains("`memory` was"), "{refused}");
+    world.tidemark().run(restore).expect_code(0);
+}

@@ -48,9 +48,12 @@ pub(crate) fn run(args: &BackupArgs, output: Output) -> Result<Exit> {
         collection: Arc::new(collection),
         collection_shown: &collection_shown,
         options: &options,
-        window: args.drive.shards_in_flight,
+        window: args.drive.window(),
     };
     let begun = begin_backup(&place.catalog, &request, Arc::clone(&env))?;
+    if begun.is_resumed {
+        place.keep_window(begun.id, args.drive.shards_in_flight)?;
+    }
     let work = Drive {
         place: &place,
         id: begun.id,

@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tidemark::Result;
-use tidemark::catalog::Catalog;
 use tidemark::collection::{Collection, RestorePoint, Store};
 use tidemark::database::embedded::EmbeddedDatabase;
 use tidemark::database::{ExistingTable, Target, TargetLimits};
 use tidemark::env::Env;
 use tidemark::executor::Intent;
 use tidemark::ids::TableName;
-use tidemark::operation::{Request, WINDOW_DEFAULT};
 use tidemark::restore::plan::{ExistingTables, PlanInputs};
 use tidemark::restore::{RestoreOptions, RestorePlan, Room, Route, begin_restore, plan_restore};
 
@@ -39,17 +37,13 @@ pub(crate) fn run(args: &RestoreArgs, output: Output) -> Result<Exit> {
     let database = args.target.open_or_create(&env)?;
     let state = args.drive.state.as_deref();
     let place = Place::of_database(&database, "--target", &target_shown, state, &env)?;
-    let window = args.drive.shards_in_flight;
+    let window = args.drive.window();
     let room = Room { window, memory_bytes: args.memory, scratch: database.scratch_dir() };
     let target: Arc<dyn Target> = database;
     let route = Route { collection: &shown, target: &target_shown.to_string() };
     let begun = begin_restore(&place.catalog, target, collection, route, &options, &room, &*env)?;
-    if begun.is_resumed
-        && window != WINDOW_DEFAULT
-        && place.catalog.state(begun.id)?.state.window != window
-    {
-        // It may change; whoever drives the operation takes the request first.
-        place.catalog.steer(begun.id, &Request::Window(window))?;
+    if begun.is_resumed {
+        place.keep_window(begun.id, args.drive.shards_in_flight)?;
     }
     if args.detach {
         begun.notices.iter().for_each(|notice| output.notice(notice));
@@ -93,7 +87,7 @@ fn dry_run(
     env: &Arc<dyn Env>,
     output: Output,
 ) -> Result<Exit> {
-    let (window, memory_bytes) = (args.drive.shards_in_flight, args.memory);
+    let (window, memory_bytes) = (args.drive.window(), args.memory);
     let plan = if args.target.is_missing() {
         // The restore would make the database; a look at the plan does not.
         plan_for_missing(args, collection, options)?
@@ -115,7 +109,7 @@ fn plan_for_missing(
     collection: &Collection,
     options: &RestoreOptions,
 ) -> Result<RestorePlan> {
-    let (window, memory_bytes) = (args.drive.shards_in_flight, args.memory);
+    let (window, memory_bytes) = (args.drive.window(), args.memory);
     let chain = &collection.chain(&RestorePoint::parse(&options.at)?)?;
     let existing = &NothingThere;
     let collection = collection.id();

@@ -21,11 +21,8 @@ pub(crate) fn run(args: &VerifyArgs, output: Output) -> Result<Exit> {
     let collection = Arc::new(Collection::open(Store::open(&shown)?)?);
     let place = Place::of_state(args.drive.state.as_deref(), &env)?;
     let options = VerifyOptions { level: args.level, at: args.at.clone() };
-    let room = Room {
-        window: args.drive.shards_in_flight,
-        memory_bytes: args.memory,
-        scratch: place.scratch(),
-    };
+    let room =
+        Room { window: args.drive.window(), memory_bytes: args.memory, scratch: place.scratch() };
     let request =
         VerifyRequest { collection, collection_shown: &shown, options: &options, room: &room };
     let begun = begin_verify(&place.catalog, &request, &*env)?;

@@ -16,7 +16,11 @@ use crate::executor::begin::{Asked, NewOperation, Unfinished};
 use crate::executor::{self};
 use crate::ids::{CollectionId, OperationId};
 use crate::operation::retry::{Decision, decide};
-use crate::operation::{Planned, Request, State, Work};
+use crate::operation::{Planned, State, Work};
+
+/// Key and payload bytes that take a byte of a part, where no backup tells: what zstd makes
+/// of typed rows of ordinary tables.
+const ROW_BYTES_PER_PART_BYTE: u64 = 3;
 
 /// Records a backup and takes its cut, or carries on the unfinished one of the same source,
 /// collection and tables.
@@ -49,16 +53,13 @@ pub fn begin_backup<'c>(
             options: request.options.clone(),
             resolved,
         };
-        if catalog.state(id)?.state.window != request.window.max(1) {
-            catalog.steer(id, &Request::Window(request.window))?;
-        }
         return Ok(carried_on(parts, &record));
     }
 
     let log = request.collection.log()?;
     let chosen = choose_kind(&request.collection, &log, &source_identity, request.options)?;
     let proof_bytes = bytes_of_last(&request.collection, &log, chosen.kind);
-    let resolved = ResolvedBackup {
+    let mut resolved = ResolvedBackup {
         source: request.source_shown.to_owned(),
         source_identity,
         collection: request.collection_shown.to_owned(),
@@ -69,6 +70,10 @@ pub fn begin_backup<'c>(
         proof_bytes,
     };
     let cut = first_cut(request, &resolved, &*env)?;
+    if resolved.proof_bytes == 0 {
+        let planned = cut.iter().flat_map(Cut::planned).map(|shard| shard.bytes);
+        resolved.proof_bytes = planned.fold(0, u64::saturating_add) / ROW_BYTES_PER_PART_BYTE;
+    }
     let id = record(catalog, &identity, request, &resolved, cut.as_ref(), &*env)?;
     let mut notices: Vec<String> = chosen.notice.into_iter().collect();
     notices.extend(cut.iter().flat_map(Cut::notices));
@@ -191,7 +196,7 @@ fn identity_of(collection: CollectionId, source_identity: &str, tables: &[String
 }
 
 /// Bytes of the parts of the newest backup of that kind: the best guess at what this one's
-/// proof will read. 0 when there is none, or it cannot be read: it only weighs the progress.
+/// proof will read. 0 when there is none, or it cannot be read: then the cut tells.
 fn bytes_of_last(collection: &Collection, log: &[LogEntry], kind: BackupKind) -> u64 {
     let last = log.iter().rev().find(|entry| entry.kind == kind);
     last.and_then(|entry| collection.manifest(entry).ok())

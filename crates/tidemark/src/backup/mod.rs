@@ -89,7 +89,7 @@ pub struct BackupRequest<'r> {
     pub collection_shown: &'r str,
     /// What is asked for.
     pub options: &'r BackupOptions,
-    /// Shards that run at once.
+    /// Shards that run at once; one that is carried on keeps its own.
     pub window: u32,
 }
 
