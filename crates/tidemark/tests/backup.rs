@@ -13,6 +13,7 @@ use tidemark::backup::{
 };
 use tidemark::catalog::{Catalog, LmdbCatalog};
 use tidemark::collection::{Collection, RestorePoint, Store};
+use tidemark::database::Source;
 use tidemark::database::embedded::EmbeddedDatabase;
 use tidemark::env::SystemEnv;
 use tidemark::executor::{Ended, Intent, Stop, Unobserved, run};
@@ -311,4 +312,30 @@ fn a_lost_manifest_says_what_to_do_and_a_new_full_is_possible() {
     collection.chain(&RestorePoint::parse("1").unwrap()).unwrap();
     done(&catalog, &world.begin(&catalog, BackupChoice::Full));
     collection.chain(&RestorePoint::Latest).unwrap();
+}
+
+#[test]
+fn a_cut_opens_the_shards_of_the_selected_tables_only() {
+    let world = World::new();
+    let file = world.folder.path().join("t.csv");
+    (0..5).for_each(|number| sync(&world.source, &format!("other{number}"), "k", &file));
+    let collection = world.collection.id();
+
+    let snapshot = world.source.snapshot_of(collection, &mut |name| name.name() == "t").unwrap();
+
+    let tables: Vec<String> =
+        snapshot.tables().iter().map(|table| table.name.to_string()).collect();
+    assert_eq!(tables, ["t"]);
+    assert_eq!(snapshot.table_names().len(), 6);
+}
+
+#[test]
+fn the_proof_of_a_first_full_has_a_weight() {
+    let world = World::new();
+    let catalog = world.catalog("operations");
+    let first = world.begin(&catalog, BackupChoice::Full);
+    let planned = catalog.state(first.id).unwrap().state.planned;
+    let row_bytes: u64 = planned.steps.iter().map(|step| step.bytes).sum();
+    assert!(planned.proof_bytes > 0 && planned.proof_bytes < row_bytes, "{planned:?}");
+    done(&catalog, &first);
 }

@@ -106,7 +106,10 @@ impl Cut {
         let new = request.collection.begin_backup(request.kind, request.env)?;
         let parent = parent_manifest(request, &new)?;
         failpoint::hit("backup.before_cut");
-        let snapshot = request.source.snapshot(request.collection.id())?;
+        let mut patterns = read_patterns(request.tables)?;
+        let snapshot = request
+            .source
+            .snapshot_of(request.collection.id(), &mut |name| is_selected(&mut patterns, name))?;
         let cut_at = request.env.wall_time();
         failpoint::hit("backup.after_cut");
         if let Some(parent) = &parent {
@@ -117,7 +120,7 @@ impl Cut {
             snapshot.tables().iter().map(|table| (&table.name, &table.schema)).collect();
         let (selected, gone) = select(&described, request.tables)?;
         if request.kind == BackupKind::Full {
-            refuse_gone(&gone, described.iter().map(|(name, _)| *name))?;
+            refuse_gone(&gone, snapshot.table_names().iter())?;
         }
         let mut tables = Vec::with_capacity(selected.len());
         let mut shards = Vec::new();
@@ -378,16 +381,10 @@ fn select(
     tables: &[(&TableName, &Schema)],
     patterns: &[String],
 ) -> Result<(Vec<usize>, Vec<String>)> {
-    let mut patterns =
-        patterns.iter().map(|text| Pattern::new(text)).collect::<Result<Vec<Pattern>>>()?;
+    let mut patterns = read_patterns(patterns)?;
     let mut selected = Vec::new();
     for (at, (name, schema)) in tables.iter().enumerate() {
-        // Every pattern is asked, so that each knows whether it selected anything.
-        let mut chosen = patterns.is_empty();
-        for pattern in &mut patterns {
-            chosen |= pattern.selects(name);
-        }
-        if !chosen {
+        if !is_selected(&mut patterns, name) {
             continue;
         }
         if schema.key.is_empty() {
@@ -401,6 +398,17 @@ fn select(
     }
     let gone = patterns.iter().filter(|pattern| !pattern.has_selected());
     Ok((selected, gone.map(|pattern| pattern.text().to_owned()).collect()))
+}
+
+fn read_patterns(texts: &[String]) -> Result<Vec<Pattern>> {
+    texts.iter().map(|text| Pattern::new(text)).collect()
+}
+
+/// Whether any pattern selects the table, or there is none.
+fn is_selected(patterns: &mut [Pattern], name: &TableName) -> bool {
+    // Every pattern is asked, so that each knows whether it selected anything.
+    let chosen = patterns.iter_mut().fold(false, |chosen, pattern| pattern.selects(name) | chosen);
+    chosen || patterns.is_empty()
 }
 
 /// A full with a name that fits nothing is a mistake; an increment tells that a table was dropped.

@@ -36,6 +36,20 @@ pub trait Source: Debug + Send + Sync {
     /// [`Kind::Held`](crate::Kind::Held) when writers did not let go in time, with who they are.
     fn snapshot(&self, collection: CollectionId) -> Result<Arc<dyn Snapshot>>;
 
+    /// The same with those tables only that `selects` says yes to, so that a source need not
+    /// open the others; by default with all of them.
+    ///
+    /// # Errors
+    /// As [`snapshot`](Self::snapshot).
+    fn snapshot_of(
+        &self,
+        collection: CollectionId,
+        selects: &mut dyn FnMut(&TableName) -> bool,
+    ) -> Result<Arc<dyn Snapshot>> {
+        let _ = selects;
+        self.snapshot(collection)
+    }
+
     /// Says that the increment up to `to` is durable in `collection`, so that older
     /// changes need not be kept for it. Idempotent; never moves back.
     fn advance(&self, collection: CollectionId, to: Position) -> Result<()>;
@@ -64,6 +78,11 @@ pub trait Snapshot: Debug + Send + Sync {
 
     /// The tables of the cut, sorted by name.
     fn tables(&self) -> &[SourceTable];
+
+    /// Names of all tables that the source has, also those that are not in the cut.
+    fn table_names(&self) -> Vec<TableName> {
+        self.tables().iter().map(|table| table.name.clone()).collect()
+    }
 
     /// Rows of `tables()[table]` inside `range`, all upserts, ascending by key.
     fn scan<'a>(&'a self, table: usize, range: &KeyRange) -> Result<Box<dyn RowStream + 'a>>;

@@ -17,17 +17,19 @@ use super::read::{TableView, decode_stamp};
 use super::record::{DatabaseRecord, GenerationNumber, GenerationRecord};
 use super::shard::Shard;
 use crate::error::{Error, Kind, Result};
-use crate::ids::{CollectionId, CutId, Position};
+use crate::ids::{CollectionId, CutId, Position, TableName};
 use crate::lmdb::{LmdbContext, WriteTxn};
 
 /// Entries of a change log that one transaction looks at while forgetting.
 const TRIM_ENTRIES_MAX: usize = 16_384;
 
-/// All visible tables at one moment.
+/// The visible tables that were selected, at one moment.
 #[derive(Debug)]
 pub(super) struct Cut {
     /// Views of the tables, by name.
     pub(super) tables: Vec<TableView>,
+    /// Names of all visible tables.
+    pub(super) names: Vec<TableName>,
     /// The database's record with the position of this cut.
     pub(super) database: DatabaseRecord,
     /// Random name of this cut.
@@ -38,10 +40,18 @@ pub(super) struct Cut {
 
 impl EmbeddedDatabase {
     /// Takes a cut for `collection`, which is registered: changes after it are kept for it.
-    pub(super) fn cut(&self, collection: CollectionId) -> Result<Cut> {
+    ///
+    /// Opens the shards of the tables that `selects` says yes to, and no others.
+    pub(super) fn cut(
+        &self,
+        collection: CollectionId,
+        selects: &mut dyn FnMut(&TableName) -> bool,
+    ) -> Result<Cut> {
         let alone = self.pass_alone()?;
-        let tables = self.visible_tables()?;
-        let tables = tables.iter().map(|table| self.view_table(table)).collect::<Result<_>>()?;
+        let visible = self.visible_tables()?;
+        let names = visible.iter().map(|table| table.name.clone()).collect();
+        let selected = visible.iter().filter(|table| selects(&table.name));
+        let tables = selected.map(|table| self.view_table(table)).collect::<Result<_>>()?;
         let mut txn = self.write_catalog()?;
         let mut database = self.catalog().database(&txn)?;
         database.position = database.next_cut();
@@ -56,7 +66,7 @@ impl EmbeddedDatabase {
         self.catalog().put_cut(&mut txn, database.position, id)?;
         txn.commit()?;
         drop(alone);
-        Ok(Cut { tables, database, id, past })
+        Ok(Cut { tables, names, database, id, past })
     }
 
     /// Records that `collection` needs no change up to `to`; forgets what nobody needs.

@@ -7,7 +7,7 @@ use super::capture::Cut;
 use super::read::{Reads, TableCursor, TableView, decode_stamp};
 use crate::database::{Delta, ParentTable, Snapshot, Source, SourceShard, SourceTable};
 use crate::error::{Error, Kind, Result};
-use crate::ids::{CollectionId, CutId, Position};
+use crate::ids::{CollectionId, CutId, Position, TableName};
 use crate::lmdb::LmdbContext;
 use crate::row::{Digest, KeyRange, RowBatch, RowStream};
 
@@ -56,7 +56,15 @@ impl Source for EmbeddedDatabase {
     }
 
     fn snapshot(&self, collection: CollectionId) -> Result<Arc<dyn Snapshot>> {
-        Ok(Arc::new(EmbeddedSnapshot::new(self.cut(collection)?)?))
+        self.snapshot_of(collection, &mut |_| true)
+    }
+
+    fn snapshot_of(
+        &self,
+        collection: CollectionId,
+        selects: &mut dyn FnMut(&TableName) -> bool,
+    ) -> Result<Arc<dyn Snapshot>> {
+        Ok(Arc::new(EmbeddedSnapshot::new(self.cut(collection, selects)?)?))
     }
 
     fn advance(&self, collection: CollectionId, to: Position) -> Result<()> {
@@ -140,6 +148,10 @@ fn source_table(view: &TableView) -> Result<SourceTable> {
 impl Snapshot for EmbeddedSnapshot {
     fn position(&self) -> Position {
         self.cut.database.position
+    }
+
+    fn table_names(&self) -> Vec<TableName> {
+        self.cut.names.clone()
     }
 
     fn cut_id(&self) -> Option<CutId> {
