@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidemark::collection::RestorePoint;
 use tidemark::collection::check::Level;
-use tidemark::ids::TableName;
+use tidemark::ids::{CollectionId, TableName};
 use tidemark::operation::WINDOW_DEFAULT;
 use tidemark::restore::PlanKind;
 use tidemark::row::LogicalType;
@@ -191,6 +191,8 @@ pub(crate) enum DbArgs {
     Dump(DumpArgs),
     /// List the tables
     Tables(TablesArgs),
+    /// List or forget the collections that changes are kept for
+    Collections(CollectionsArgs),
 }
 
 /// `db load`.
@@ -261,6 +263,27 @@ pub(crate) struct TablesArgs {
     /// Directory of the database
     #[arg(long, value_name = "DIR")]
     pub(crate) db: PathBuf,
+}
+
+/// `db collections`.
+#[derive(Args, Debug)]
+#[command(
+    long_about = "List or forget the collections that changes are kept for.\n\n\
+        From its first backup on a database notes which rows change, and keeps that for each \
+        collection until its next increment is taken. A collection that is gone, or is not \
+        backed up to any more, should be forgotten, or its changes are kept for ever. If a \
+        forgotten one is backed up to again, that backup carries every table whole.",
+    after_help = "Examples:\n  \
+        tidemark db collections --db shop\n  \
+        tidemark db collections --db shop --forget 0123456789abcdef0123456789abcdef"
+)]
+pub(crate) struct CollectionsArgs {
+    /// Directory of the database
+    #[arg(long, value_name = "DIR")]
+    pub(crate) db: PathBuf,
+    /// Forget the collection of that id, as the list and `backups --json` show it
+    #[arg(long, value_name = "ID", value_parser = collection_id)]
+    pub(crate) forget: Option<CollectionId>,
 }
 
 /// `backup`.
@@ -455,6 +478,7 @@ impl VerbArgs {
             VerbArgs::Db(DbArgs::Load(args)) => embedded(&args.db),
             VerbArgs::Db(DbArgs::Dump(args)) => embedded(&args.db),
             VerbArgs::Db(DbArgs::Tables(args)) => embedded(&args.db),
+            VerbArgs::Db(DbArgs::Collections(args)) => embedded(&args.db),
             VerbArgs::Backup(args) => {
                 drive(&args.drive).unwrap_or_else(|| by("--source", &args.source))
             }
@@ -539,6 +563,10 @@ pub(crate) struct LocationArgs {
 
 fn table_name(text: &str) -> Result<TableName, String> {
     TableName::parse(text)
+}
+
+fn collection_id(text: &str) -> Result<CollectionId, String> {
+    CollectionId::try_from(text.to_owned())
 }
 
 fn column_type(text: &str) -> Result<(String, LogicalType), String> {

@@ -339,3 +339,32 @@ fn another_memory_on_resume_is_told() {
     assert!(refused.stderr.contains("`memory` was"), "{refused}");
     world.tidemark().run(restore).expect_code(0);
 }
+
+#[test]
+fn a_collection_that_is_gone_can_be_forgotten() {
+    let world = World::new();
+    for collection in ["gone", "backups"] {
+        let backup = ["backup", "--source", "embedded:shop", "--to", collection];
+        world.tidemark().run(backup).expect_code(0);
+    }
+    let gone = json(&world.path("gone/collection.json"))["id"].as_str().unwrap().to_owned();
+    std::fs::remove_dir_all(world.path("gone")).unwrap();
+    let list = ["db", "collections", "--db", "shop"];
+    let kept = |args: &[&str]| {
+        let args = list.iter().chain(args).chain(&["--json"]);
+        let lines = world.tidemark().run(args).expect_code(0).json_lines();
+        let kept = lines.last().unwrap()["collections"].as_array().unwrap().clone();
+        kept.iter().map(|kept| kept["id"].as_str().unwrap().to_owned()).collect::<Vec<String>>()
+    };
+    assert_eq!(kept(&[]).len(), 2);
+
+    let left = kept(&["--forget", &gone]);
+
+    assert_eq!(left.len(), 1);
+    assert!(!left.contains(&gone));
+    let again = list.into_iter().chain(["--forget", gone.as_str()]);
+    world.tidemark().run(again).expect_code(10);
+    world.write("orders", 250);
+    let next = world.tidemark().run(BACKUP).expect_code(0);
+    assert!(next.stdout.contains("increment on"), "{next}");
+}

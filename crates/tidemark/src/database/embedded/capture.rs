@@ -38,6 +38,17 @@ pub(super) struct Cut {
     pub(super) past: Vec<(Position, CutId)>,
 }
 
+/// A collection that changes are kept for, so that its next increment can carry them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptCollection {
+    /// Its identity.
+    pub id: CollectionId,
+    /// The cut that its next increment begins at.
+    pub position: Position,
+    /// Cuts that were taken after that one, for this collection and others.
+    pub cuts_since: u64,
+}
+
 impl EmbeddedDatabase {
     /// Takes a cut for `collection`, which is registered: changes after it are kept for it.
     ///
@@ -89,6 +100,19 @@ impl EmbeddedDatabase {
         let raised = self.raise_trimmed(&mut txn)?;
         txn.commit()?;
         raised.map_or(Ok(()), |trimmed_to| self.trim(trimmed_to))
+    }
+
+    /// The collections that changes are kept for, by id.
+    pub fn collections(&self) -> Result<Vec<KeptCollection>> {
+        let txn = self.catalog().read()?;
+        let last = self.catalog().database(&txn)?.position;
+        let positions = self.catalog().source_positions(&txn)?;
+        let kept = |(id, position): (CollectionId, Position)| KeptCollection {
+            id,
+            position,
+            cuts_since: last.0.saturating_sub(position.0),
+        };
+        Ok(positions.into_iter().map(kept).collect())
     }
 
     /// Forgets a collection: changes need not be kept for it any more. Idempotent.

@@ -88,6 +88,7 @@ mod target;
 mod write;
 
 pub use alter::Alteration;
+pub use capture::KeptCollection;
 pub use dump::{DumpFormat, DumpReport, write_rows};
 pub use load::{LoadMode, LoadReport, LoadRequest, SHARDS_DEFAULT, SchemaChange};
 pub use read::{RowRange, Scan};
