@@ -125,14 +125,16 @@ fn a_read_only_source_stops_the_backup() {
 }
 
 #[test]
-fn a_file_that_may_not_be_read_stops_the_load() {
+fn a_file_that_may_not_be_read_is_told_by_name_and_loads_nothing() {
     let folder = support::temp_folder();
     let tidemark = Tidemark::new(folder.path()).without_powers();
     let file = folder.path().join("orders.csv");
     std::fs::write(&file, "id,text\n1,one\n").unwrap();
     set_mode(&file, 0o000);
     let load = ["db", "load", "--db", "shop", "--table", "orders", "--key", "id", "orders.csv"];
-    expect_stopped_for_permission(tidemark.run(load), "orders.csv");
+    let refused = tidemark.run(load).expect_code(2);
+    assert!(refused.stderr.contains("orders.csv"), "{refused}");
+    assert!(!folder.path().join("shop").exists(), "no database is left behind");
     set_mode(&file, 0o644);
     tidemark.run(load).expect_code(0);
 }

@@ -170,25 +170,27 @@ fn a_copy_that_was_written_to_during_a_pause_is_not_rolled_forward() {
 }
 
 #[test]
-fn a_copy_that_was_dropped_during_a_pause_is_not_rolled_forward() {
+fn a_copy_that_is_rolled_forward_cannot_be_dropped_during_a_pause() {
     let stage = Stage::new();
     stage.with(&["--at", "1"]).expect_code(0);
     stage.pause(&CONTINUE, "2");
-    open(&stage.folder.path().join("copy")).drop_table(&table("orders")).unwrap();
-    let refused = stage.tidemark.run(CONTINUE).expect_code(14);
-    expect_words(&refused.stderr, &["`orders`", "dropped or replaced"]);
-    assert!(!stage.tables().contains("orders"), "{}", stage.tables());
+    let copy = open(&stage.folder.path().join("copy"));
+    let refused = copy.drop_table(&table("orders")).unwrap_err();
+    assert_eq!(refused.kind(), tidemark::Kind::InTheWay);
+    expect_words(refused.message(), &["`orders`", "operation 2"]);
+    drop(copy);
+    stage.tidemark.run(CONTINUE).expect_code(0);
+    assert!(stage.dump("copy", "orders") == stage.dump("source", "orders"));
 }
 
 #[test]
-fn a_name_that_was_taken_during_a_pause_is_not_overwritten() {
+fn a_name_cannot_be_taken_during_a_pause() {
     let stage = Stage::new();
     stage.pause(&RESTORE, "1");
-    let copy = open(&stage.folder.path().join("copy"));
-    support::chain::make_table(&copy, &table("orders"), 10);
-    drop(copy);
-    let taken = stage.dump("copy", "orders");
-    let refused = stage.with(&[]).expect_code(14);
-    expect_words(&refused.stderr, &["`orders` exists already"]);
-    assert!(stage.dump("copy", "orders") == taken);
+    std::fs::write(stage.folder.path().join("mine.csv"), "id\n1\n").unwrap();
+    let load = ["db", "load", "--db", "copy", "--table", "orders", "--key", "id", "mine.csv"];
+    let refused = stage.tidemark.run(load).expect_code(14);
+    expect_words(&refused.stderr, &["`orders`", "operation 1"]);
+    stage.with(&[]).expect_code(0);
+    assert!(stage.dump("copy", "orders") == stage.dump("source", "orders"));
 }

@@ -170,7 +170,7 @@ fn a_restore_that_publishes_cannot_be_cancelled_and_says_so() {
     let (running, gate) = stage.restore_held_at("target.publish.before_commit:1", &[]);
     assert_eq!(stage.get()["stage"], "publishing");
     let late = stage.operation(["cancel", "1"]).expect_code(1);
-    expect_words(&late.stderr, &["cannot be cancelled any more", "operation wait 1"]);
+    expect_words(&late.stderr, &["cannot be cancelled now", "is publishing", "operation wait 1"]);
     gate.open();
     running.wait().expect_code(0);
     let later = stage.operation(["cancel", "1"]).expect_code(1);

@@ -272,7 +272,7 @@ fn a_lost_sorted_run_is_made_again() {
     let target = Arc::new(Watched { inner: Arc::clone(&inner), on_apply });
     let catalog = LmdbCatalog::of_database(&inner, env()).unwrap();
     let options = RestoreOptions { shards: Some(8), ..RestoreOptions::default() };
-    let begun = begin(&catalog, target, &collection, &options, 80 << 20, &scratch).unwrap();
+    let begun = begin(&catalog, target, &collection, &options, 72 << 20, &scratch).unwrap();
     let ended = drive(&catalog, &begun).unwrap();
     assert!(matches!(ended, Ended::Done { .. }), "{ended:?}");
     assert_eq!(dump(&inner, "wide"), chain.points[0].1);
