@@ -577,6 +577,7 @@ impl LmdbHold {
         let inner = &self.inner;
         let record = OperationRecord::decode(inner.require(inner.operation, txn, self.id)?)?;
         inner.delete(inner.identity, txn, &identity_key(&record.identity))?;
+        inner.delete(inner.holder, txn, &key(self.id))?;
         inner.delete_prefix(inner.steering, txn, &key(self.id))
     }
 }
@@ -784,6 +785,18 @@ mod tests {
         assert!(error.message().contains(&std::process::id().to_string()), "{error}");
         drop(hold);
         assert!(catalog.hold(id, Epoch(3)).is_ok());
+    }
+
+    #[test]
+    fn an_operation_whose_holder_died_at_its_end_is_held_by_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = catalog(&dir);
+        let id = catalog.create(&record("a"), b"", &state()).unwrap();
+        let mut hold = catalog.hold(id, Epoch(1)).unwrap();
+        commit(&mut hold, &State { phase: Phase::Done { txn: Txn(5) }, ..state() }).unwrap();
+        // It dies before it can give anything back.
+        std::mem::forget(hold);
+        assert_eq!(catalog.holder(id).unwrap(), Holding::Free);
     }
 
     #[test]

@@ -150,7 +150,8 @@ fn drive(
         let mut events = crew.hear(heard);
         let mut seen = None;
         watch.look_around(driver, &mut events, &mut seen)?;
-        if std::mem::take(&mut crew.is_fenced) {
+        let is_ended = driver.operation().state().phase.is_terminal();
+        if std::mem::take(&mut crew.is_fenced) && !is_ended {
             crew.claim_again(driver)?;
         }
         if !events.is_empty() || seen.is_some() {
@@ -401,6 +402,10 @@ impl Watch<'_> {
         events: &mut Vec<Event>,
         seen: &mut Option<u64>,
     ) -> Result<()> {
+        if driver.operation().state().phase.is_terminal() {
+            // Held by nobody any more; what is still asked of it changes nothing.
+            return Ok(());
+        }
         let now = self.env.boot_time();
         if now.since(self.last.shown) >= LOOK_AROUND {
             self.last.shown = now;
