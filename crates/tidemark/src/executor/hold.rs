@@ -7,7 +7,7 @@ use crate::catalog::{Catalog, Hold, Holding};
 use crate::database::Fence;
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
-use crate::ids::OperationId;
+use crate::ids::{Epoch, OperationId};
 
 /// Pause between two looks at a lease.
 const LOOK: Duration = Duration::from_millis(250);
@@ -30,6 +30,23 @@ pub(super) fn take(
     // Of two that take it at once, the loser must not fence the winner.
     let _taking = catalog.taking(id)?;
     await_free(catalog, id, env, observer)?;
+    let epoch = claim(catalog, job, id, intent)?;
+    catalog.hold(id, epoch)
+}
+
+/// Raises the fence where the rows are and gives its epoch, for [`Catalog::hold`].
+///
+/// Whoever held the operation before can write nothing from here on, whether or not the
+/// catalog ever learns of the new epoch. Call it inside [`Catalog::taking`].
+///
+/// # Errors
+/// What the target says of hidden tables that are gone, and of a fence that is higher already.
+pub fn claim(
+    catalog: &dyn Catalog,
+    job: &dyn Job,
+    id: OperationId,
+    intent: Intent,
+) -> Result<Epoch> {
     let epoch = job.allocate_epoch()?;
     match intent {
         Intent::CarryOn => {
@@ -39,7 +56,7 @@ pub(super) fn take(
         // Discarding raises the fence itself, also where shards are damaged.
         Intent::Cancel => {}
     }
-    catalog.hold(id, epoch)
+    Ok(epoch)
 }
 
 fn await_free(

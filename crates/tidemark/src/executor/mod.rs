@@ -28,6 +28,7 @@ use crate::operation::{
     Failure, Operation, PausedBy, Phase, Refusal, TaskOutcome, TaskTicket, Ticket, WINDOW_MAX, Work,
 };
 
+pub use hold::claim;
 pub use run::{Intent, run};
 pub use undo::Undo;
 

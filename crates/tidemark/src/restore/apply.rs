@@ -36,6 +36,8 @@ pub(super) struct ShardWork<'a> {
     pub(super) codec: &'a RowCodec,
     /// Whether the step begins an empty shard, so that rows are appended.
     pub(super) is_fresh: bool,
+    /// Rows of a chunk at most, where nothing else ends it before.
+    pub(super) chunk_rows_max: u32,
 }
 
 /// One attempt.
@@ -76,10 +78,11 @@ impl<'a> ShardApply<'a> {
         let after = self.mark.last_key.as_deref();
         let reading =
             Reading { inputs: &work.inputs, wanted: work.codec, range: work.range, after };
-        if work.is_fresh {
+        let rows_max = PIECE_ROWS_MAX.min(work.chunk_rows_max);
+        if work.is_fresh && rows_max == PIECE_ROWS_MAX {
             work.parts.open(reading)
         } else {
-            work.parts.open_in_pieces(reading, PIECE_ROWS_MAX, PIECE_BYTES_MAX)
+            work.parts.open_in_pieces(reading, rows_max, PIECE_BYTES_MAX)
         }
     }
 
@@ -102,7 +105,7 @@ impl<'a> ShardApply<'a> {
                 self.chunk.len() + PIECE_ROWS_MAX as usize > CHANGED_ROWS_MAX
                     || self.chunk.byte_count() + PIECE_BYTES_MAX > CHANGED_BYTES_MAX
             };
-            if is_full {
+            if is_full || self.chunk.len() >= self.work.chunk_rows_max as usize {
                 return Ok(true);
             }
         }

@@ -10,7 +10,7 @@ use super::apply::{ShardApply, ShardWork};
 use super::chain_proof::ChainProof;
 use super::merge::{Merge, MergeWork};
 use super::plan::{self, Piece, PlanShard, PlanTable, RestorePlan};
-use super::proof::{self, ShardClaim, TableProof};
+use super::proof::{self, ReadingBack, ShardClaim, TableProof};
 use super::runs::Runs;
 use super::source::{Input, Parts};
 use super::undo;
@@ -39,6 +39,8 @@ pub struct RestoreJob {
     codecs: Vec<RowCodec>,
     targets: Vec<TargetTable>,
     proofs: Mutex<Vec<TableProof>>,
+    chunk_rows_max: u32,
+    readers_max: usize,
 }
 
 /// One table's entry in one manifest of the chain.
@@ -97,7 +99,24 @@ impl RestoreJob {
             codecs,
             targets,
             proofs,
+            chunk_rows_max: u32::MAX,
+            readers_max: proof::readers_max(),
         })
+    }
+
+    /// The same restore in chunks of at most so many rows; at least one.
+    #[must_use]
+    pub fn with_chunk_rows_max(mut self, rows: u32) -> RestoreJob {
+        self.chunk_rows_max = rows.max(1);
+        self
+    }
+
+    /// The same restore with at most so many shards read back at once, at least one; one is
+    /// read by the thread that runs the proof.
+    #[must_use]
+    pub fn with_readers_max(mut self, readers: usize) -> RestoreJob {
+        self.readers_max = readers.max(1);
+        self
     }
 
     /// The plan.
@@ -247,7 +266,8 @@ impl RestoreJob {
             let share = u128::from(rows) * u128::from(weight) / u128::from(total.max(1));
             advanced(u64::try_from(share).unwrap_or(weight).min(weight));
         };
-        let digests = proof::read_back(&*self.target, &claims, stop, &scaled)?;
+        let reading = ReadingBack { target: &*self.target, stop, advanced: &scaled };
+        let digests = reading.run(&claims, self.readers_max)?;
         let mut digests = digests.into_iter();
         let mut proofs = Vec::new();
         let mut read_before = 0;
@@ -456,6 +476,7 @@ impl Job for RestoreJob {
             is_fresh: inputs.first().is_some_and(Input::is_whole),
             inputs,
             codec: &self.codecs[at],
+            chunk_rows_max: self.chunk_rows_max,
         };
         Ok(Box::new(ShardApply::open(work)?))
     }

@@ -50,47 +50,54 @@ impl ShardClaim<'_> {
     }
 }
 
-/// Reads all shards back, in parallel, and returns their digests in order; `advanced` is told
-/// how many rows were read so far.
-///
-/// # Errors
-/// [`Kind::Mismatch`] naming table, shard and key range; [`Kind::Transient`] when stopped.
-pub(super) fn read_back(
-    target: &dyn Target,
-    claims: &[ShardClaim<'_>],
-    stop: &Stop,
-    advanced: &(dyn Fn(u64) + Sync),
-) -> Result<Vec<Digest>> {
-    let next = AtomicUsize::new(0);
-    let rows_read = AtomicU64::new(0);
-    let results: Mutex<Vec<Option<Result<Digest>>>> =
-        Mutex::new(claims.iter().map(|_| None).collect());
-    let readers = std::thread::available_parallelism().map_or(2, usize::from).min(READERS_MAX);
-    std::thread::scope(|scope| {
-        for _ in 0..readers.min(claims.len()) {
-            scope.spawn(|| {
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(claim) = claims.get(at) else { return };
-                    let count = |read: u64| {
-                        advanced(rows_read.fetch_add(read, Ordering::Relaxed) + read);
-                    };
-                    let digest = read_shard(target, claim, stop, &count);
-                    let failed = digest.is_err();
-                    results.lock().expect("no reader panics")[at] = Some(digest);
-                    if failed {
-                        next.store(claims.len(), Ordering::Relaxed);
-                    }
+/// How many shards are read back at once on this machine.
+pub(super) fn readers_max() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).min(READERS_MAX)
+}
+
+/// Reads shards back.
+#[derive(Clone, Copy)]
+pub(super) struct ReadingBack<'a> {
+    pub(super) target: &'a dyn Target,
+    pub(super) stop: &'a Stop,
+    /// Is told how many rows were read so far.
+    pub(super) advanced: &'a (dyn Fn(u64) + Sync),
+}
+
+impl ReadingBack<'_> {
+    /// Reads all shards back, at most `readers_max` at once, and returns their digests in order.
+    ///
+    /// # Errors
+    /// [`Kind::Mismatch`] naming table, shard and key range; [`Kind::Transient`] when stopped.
+    pub(super) fn run(&self, claims: &[ShardClaim<'_>], readers_max: usize) -> Result<Vec<Digest>> {
+        let next = AtomicUsize::new(0);
+        let rows_read = AtomicU64::new(0);
+        let results: Mutex<Vec<Option<Result<Digest>>>> =
+            Mutex::new(claims.iter().map(|_| None).collect());
+        let read_on = || {
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(claim) = claims.get(at) else { return };
+                let count = |read: u64| {
+                    (self.advanced)(rows_read.fetch_add(read, Ordering::Relaxed) + read);
+                };
+                let digest = read_shard(self.target, claim, self.stop, &count);
+                let failed = digest.is_err();
+                results.lock().expect("no reader panics")[at] = Some(digest);
+                if failed {
+                    next.store(claims.len(), Ordering::Relaxed);
                 }
-            });
-        }
-    });
-    let results = results.into_inner().expect("no reader panics");
-    let mut digests = Vec::new();
-    for result in results.into_iter().flatten() {
-        digests.push(result?);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..readers_max.min(claims.len()) {
+                scope.spawn(read_on);
+            }
+            read_on();
+        });
+        let results = results.into_inner().expect("no reader panics");
+        results.into_iter().flatten().collect()
     }
-    Ok(digests)
 }
 
 fn read_shard(
