@@ -310,6 +310,7 @@ pub mod failpoint;
 pub mod ids;
 pub(crate) mod lmdb;
 pub mod operation;
+pub mod planted;
 pub mod restore;
 pub mod row;
 pub mod verify;

@@ -13,6 +13,7 @@ use std::fmt;
 use crate::collection::part::key_text;
 use crate::database::LinkTally;
 use crate::error::{Error, Kind, Result};
+use crate::planted::{self, Bug};
 use crate::row::payload::overlay;
 use crate::row::{ChangeOp, RowBatch, RowRef, RowStream};
 
@@ -320,7 +321,8 @@ impl<'a> Fold<'a> {
     fn precedes(&self, a: u32, b: u32) -> bool {
         let (key_a, key_b) = (self.links[a as usize].row().key, self.links[b as usize].row().key);
         // Links are numbered oldest first; the newest one decides, so it comes first.
-        key_a.cmp(key_b).then(b.cmp(&a)).is_lt()
+        let newest_first = if planted::is(Bug::FoldOldestWins) { a.cmp(&b) } else { b.cmp(&a) };
+        key_a.cmp(key_b).then(newest_first).is_lt()
     }
 
     fn sift_down(&mut self, mut at: usize) {

@@ -15,6 +15,7 @@ use crate::operation::{
     ApplyStage, Changes, Effect, Event, Moment, Operation, Phase, Refusal, Removed, Request,
     RetryPolicy, Working,
 };
+use crate::planted::{self, Bug};
 
 /// One operation under one hold.
 #[derive(Debug)]
@@ -134,7 +135,10 @@ impl<'a> Driver<'a> {
             orders.refused.extend(transition.refused);
         }
         if changed {
-            self.commit(&changes, seen)?;
+            let committed = self.commit(&changes, seen);
+            if !planted::is(Bug::ActsWithoutCommit) {
+                committed?;
+            }
         }
         Ok(orders)
     }

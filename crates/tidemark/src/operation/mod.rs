@@ -25,6 +25,7 @@ pub use shards::{ShardProgress, ShardStatus};
 use crate::env::BootTime;
 use crate::error::Kind;
 use crate::ids::{Attempt, OperationId, ShardIdx, StepIdx, Txn};
+use crate::planted::{self, Bug};
 use retry::Decision;
 use shards::Shards;
 
@@ -343,7 +344,11 @@ impl Operation {
             (&Phase::Working(Working::Applying { txn, stage }), outcome) => {
                 match (stage, outcome) {
                     (ApplyStage::Sealing, TaskOutcome::Sealed) => {
-                        Phase::Working(Working::Applying { txn, stage: ApplyStage::Proving })
+                        let next = match planted::is(Bug::PublishBeforeProof) {
+                            true => ApplyStage::Publishing,
+                            false => ApplyStage::Proving,
+                        };
+                        Phase::Working(Working::Applying { txn, stage: next })
                     }
                     (ApplyStage::Proving, TaskOutcome::Proved) => {
                         self.state.finished.bytes += self.state.planned.proof_bytes;
@@ -534,7 +539,9 @@ impl Operation {
                 Phase::Working(Working::Applying { stage: ApplyStage::Publishing, .. }),
                 _,
                 Request::Cancel,
-            ) if self.task.is_some() => Some(Refusal::PointOfNoReturn),
+            ) if self.task.is_some() && !planted::is(Bug::CancelAfterPublishing) => {
+                Some(Refusal::PointOfNoReturn)
+            }
             (Phase::Reverting { .. }, _, Request::Pause { .. } | Request::Cancel)
             | (_, Desired::Cancelled, Request::Pause { .. } | Request::Resume) => {
                 Some(Refusal::Cancelling)
@@ -581,6 +588,7 @@ impl Operation {
             .shards
             .running()
             .filter(|(_, _, running)| moment.now.since(running.last_heard) >= silence_max)
+            .filter(|_| !planted::is(Bug::SilenceIgnored))
             .map(|(shard, attempt, _)| (shard, attempt))
             .collect();
         for (shard, attempt) in silent {
@@ -605,7 +613,7 @@ impl Operation {
     fn settle(&mut self, moment: Moment, transition: &mut Transition) {
         self.turn_back_if_wanted(transition);
         if let Phase::Working(Working::Waiting { txn, step }) = self.state.phase
-            && self.shards.are_all_done()
+            && (self.shards.are_all_done() || self.is_barrier_skipped())
             && self.state.desired != Desired::Cancelled
         {
             transition.changed = true;
@@ -687,7 +695,8 @@ impl Operation {
             return;
         };
         let policy = self.policy;
-        while self.shards.in_flight_count() < self.state.window {
+        let window = self.state.window + u32::from(planted::is(Bug::WindowExceeded));
+        while self.shards.in_flight_count() < window {
             let started = self.shards.start_next(moment.now, |at| policy.is_due(at, moment.now));
             let Some((shard, attempt)) = started else { break };
             self.record(shard, transition);
@@ -717,7 +726,7 @@ impl Operation {
             | Phase::Reverting { .. }
             | Phase::Cancelled { .. } => self.state.planned.percent(self.done()),
         };
-        self.state.percent.max(now)
+        if planted::is(Bug::ProgressTurnsBack) { now } else { self.state.percent.max(now) }
     }
 
     fn is_awaited(&self, ticket: &TaskTicket) -> bool {
@@ -725,10 +734,20 @@ impl Operation {
     }
 
     fn is_running(&self, ticket: &Ticket) -> bool {
+        let attempt = match planted::is(Bug::LateAnswerAccepted) {
+            true => self.shards.attempt(ticket.shard).unwrap_or(ticket.attempt),
+            false => ticket.attempt,
+        };
         ticket.operation == self.id
             && matches!(self.state.phase, Phase::Working(Working::Waiting { txn, step })
-                if txn == ticket.txn && step == ticket.step)
-            && self.shards.is_running(ticket.shard, ticket.attempt)
+                if txn == ticket.txn
+                    && (step == ticket.step || planted::is(Bug::AnswerOfEarlierStepAccepted)))
+            && self.shards.is_running(ticket.shard, attempt)
+    }
+
+    fn is_barrier_skipped(&self) -> bool {
+        let is_short_of_one = self.shards.done_count() + 1 == self.shards.count();
+        planted::is(Bug::BarrierSkipped) && is_short_of_one
     }
 
     /// A shard's answer that nobody awaits: late, doubled or stale, or a bug.

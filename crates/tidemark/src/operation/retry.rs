@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::env::BootTime;
 use crate::error::Kind;
+use crate::planted::{self, Bug};
 
 /// How often and how soon failed work is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,7 @@ pub fn decide(kind: Kind) -> Decision {
         // A fenced write is either a doubled attempt, which starts again from the mark, or a
         // lost hold, which the executor notices by itself at its next commit.
         Kind::Transient | Kind::Held | Kind::Fenced => Decision::Retry,
+        Kind::Blocked if planted::is(Bug::ObstacleFails) => Decision::Fail,
         Kind::Blocked => Decision::Pause,
         Kind::Usage
         | Kind::NotFound

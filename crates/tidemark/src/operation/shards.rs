@@ -174,6 +174,11 @@ impl Shards {
         self.running.contains_key(&idx.0) && self.shards[idx.0 as usize].attempt == attempt
     }
 
+    /// Attempts started of a shard of this step; `None` if there is no such shard.
+    pub(super) fn attempt(&self, idx: ShardIdx) -> Option<Attempt> {
+        self.shards.get(idx.0 as usize).map(|shard| shard.attempt)
+    }
+
     pub(super) fn running(&self) -> impl Iterator<Item = (ShardIdx, Attempt, &Running)> {
         self.running
             .iter()

@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::executor::{ChunkOutcome, ShardRun};
 use crate::failpoint;
 use crate::operation::{Ticket, Work};
+use crate::planted::{self, Bug};
 use crate::row::{KeyRange, RowBatch, RowCodec, RowStream};
 
 /// Bytes of rows in a chunk that is appended: about what one transaction dirties.
@@ -140,6 +141,12 @@ impl ShardRun for ShardApply<'_> {
         let from = self.mark.rows;
         let more = self.gather().map_err(|error| error.context(self.place()))?;
         self.advance_mark(more);
+        if planted::is(Bug::DoneBeforeApply) && !more {
+            return Ok(ChunkOutcome::Done { done: self.done() });
+        }
+        if planted::is(Bug::MarkBeyondRows) {
+            self.chunk.pop();
+        }
         failpoint::hit("restore.before_apply");
         let work = &self.work;
         work.target
@@ -174,6 +181,9 @@ fn entered(work: &ShardWork<'_>) -> Result<Mark> {
     // A copy that is rolled forward has the digests of its rows from the start, and no step.
     let is_untouched = mark.last_key.is_none() && !mark.done && mark.links.is_empty();
     if is_untouched {
+        return Ok(mark.enter_step(step, link_count));
+    }
+    if planted::is(Bug::RetryFromZero) && mark.step == step && !mark.done {
         return Ok(mark.enter_step(step, link_count));
     }
     if mark.step == step {

@@ -22,6 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::executor::{Job, ResumedStep, ShardRun, Stop};
 use crate::ids::{Epoch, LinkIdx, OperationId, ShardIdx, StepIdx, TableName};
 use crate::operation::{Phase, Task, TaskOutcome, TaskTicket, Ticket, Work, Working};
+use crate::planted::{self, Bug};
 use crate::row::{Digest, RowCodec};
 
 /// A planned restore with everything it needs to run.
@@ -438,6 +439,7 @@ impl Job for RestoreJob {
                 self.target.seal(fence)?;
                 TaskOutcome::Sealed
             }
+            Task::Prove { .. } if planted::is(Bug::ProofSkipped) => TaskOutcome::Proved,
             Task::Prove { .. } => {
                 self.prove(fence, stop, advanced)?;
                 TaskOutcome::Proved
