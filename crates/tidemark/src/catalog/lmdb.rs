@@ -447,14 +447,18 @@ impl Catalog for LmdbCatalog {
         let lock = FileLock::try_acquire(&path, LockMode::Exclusive)?;
         let lock = lock.ok_or_else(|| held(id, 0, LEASE.as_secs()))?;
         let mut txn = inner.write()?;
-        let version = StoredState::decode(inner.require(inner.state, &txn, id)?)?.version;
+        let stored = StoredState::decode(inner.require(inner.state, &txn, id)?)?;
+        let version = stored.version;
         if inner.holder(&txn, id)? != before {
             drop(txn);
             // Another took it, or it was renewed, between the look and the lock.
             let _ = std::fs::remove_file(&path);
             return Err(held(id, 0, LEASE.as_secs()));
         }
-        inner.put(inner.holder, &mut txn, &key(id), &inner.lease(epoch).encode())?;
+        // An ended operation is held by nobody, also if whoever looks at it dies meanwhile.
+        if !stored.state.phase.is_terminal() {
+            inner.put(inner.holder, &mut txn, &key(id), &inner.lease(epoch).encode())?;
+        }
         txn.commit()?;
         // The silent that were taken over keep theirs: it tells that they may wake.
         inner.sweep_locks(id, Some(epoch))?;
@@ -796,6 +800,9 @@ mod tests {
         commit(&mut hold, &State { phase: Phase::Done { txn: Txn(5) }, ..state() }).unwrap();
         // It dies before it can give anything back.
         std::mem::forget(hold);
+        assert_eq!(catalog.holder(id).unwrap(), Holding::Free);
+        // So does whoever comes later, and dies as well.
+        std::mem::forget(catalog.hold(id, Epoch(2)).unwrap());
         assert_eq!(catalog.holder(id).unwrap(), Holding::Free);
     }
 
