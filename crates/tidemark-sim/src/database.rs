@@ -1,0 +1,667 @@
+//! A database in memory: the simulated target.
+//!
+//! One lock is one transaction, as in the library's example of a driver; unlike that it lets
+//! the checks look at what is hidden, and can be told to have a [`Bug`](crate::bug::Bug).
+//! The conformance suite runs on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tidemark::database::conformance::Rows;
+use tidemark::database::{
+    CopyState, Disposition, ExistingTable, Fence, Mark, Publish, Target, TargetShard, TargetTable,
+};
+use tidemark::ids::{Epoch, OperationId, TableId, TableName, Txn};
+use tidemark::row::digest::RowHasher;
+use tidemark::row::{ChangeOp, KeyRange, RowBatch, RowRef, RowStream, Schema, payload};
+use tidemark::{Error, Kind, Result};
+
+use crate::bug::Bug;
+
+/// A handle on a database in memory; clones are handles on the same one.
+#[derive(Clone, Debug)]
+pub struct Database {
+    store: Arc<Mutex<Store>>,
+    bug: Option<Bug>,
+}
+
+/// Everything the database holds.
+#[derive(Debug, Default)]
+struct Store {
+    identity: String,
+    last_txn: u64,
+    last_table: u128,
+    tables: BTreeMap<TableName, Table>,
+    operations: BTreeMap<OperationId, Operation>,
+}
+
+/// A table with its name, visible or held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Changes with every publishing.
+    pub id: TableId,
+    digest_id: TableId,
+    schema: Schema,
+    cut: Vec<KeyRange>,
+    /// Its rows.
+    pub rows: Rows,
+    copy: Option<CopyState>,
+}
+
+/// What is remembered of an operation, for ever.
+#[derive(Debug)]
+struct Operation {
+    epoch: Epoch,
+    state: State,
+    /// Hidden tables that a planted bug forgot to remove.
+    leftovers: BTreeSet<TableName>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Takes rows.
+    Open(BTreeMap<TableName, Hidden>),
+    /// Takes no rows; waits for proof and publishing.
+    Sealed(BTreeMap<TableName, Hidden>),
+    Published,
+    Discarded,
+}
+
+/// A table that nobody sees yet.
+#[derive(Debug)]
+struct Hidden {
+    plan: TargetTable,
+    /// Identity of the copy that is rolled forward.
+    base: Option<TableId>,
+    shards: Vec<HiddenShard>,
+}
+
+/// A shard that nobody sees yet.
+#[derive(Clone, Debug, Default)]
+pub struct HiddenShard {
+    /// Its rows.
+    pub rows: Rows,
+    /// Its mark.
+    pub mark: Option<Mark>,
+}
+
+/// How far an operation is, as the database remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It never prepared anything.
+    Unknown,
+    /// Its hidden tables are there.
+    Hidden,
+    /// Its tables are visible.
+    Published,
+    /// Nothing is left.
+    Discarded,
+}
+
+impl Database {
+    /// An empty database.
+    pub fn new(identity: &str) -> Database {
+        let store = Store { identity: identity.to_owned(), ..Store::default() };
+        Database { store: Arc::new(Mutex::new(store)), bug: None }
+    }
+
+    /// The same database with a planted bug.
+    #[must_use]
+    pub fn with_bug(mut self, bug: Option<Bug>) -> Database {
+        self.bug = bug;
+        self
+    }
+
+    /// Creates an empty table in one shard.
+    pub fn create_table(&self, name: &TableName, schema: &Schema) -> Result<()> {
+        let mut store = self.lock();
+        if store.tables.contains_key(name) {
+            return Err(refuse(Kind::InTheWay, format!("create `{name}`: the table exists")));
+        }
+        let id = store.next_table_id();
+        let table = Table {
+            id,
+            digest_id: id,
+            schema: schema.clone(),
+            cut: vec![KeyRange::ALL],
+            rows: Rows::new(),
+            copy: None,
+        };
+        store.tables.insert(name.clone(), table);
+        Ok(())
+    }
+
+    /// Writes upserts and deletes in one transaction.
+    pub fn write(&self, name: &TableName, rows: &RowBatch) -> Result<()> {
+        let mut store = self.lock();
+        let table = store.visible(name)?;
+        for row in rows.iter() {
+            match row.op {
+                ChangeOp::Delete => table.rows.remove(row.key),
+                _ => table.rows.insert(row.key.to_vec(), row.payload.to_vec()),
+            };
+        }
+        if let Some(copy) = &mut table.copy {
+            copy.written_to = true;
+        }
+        Ok(())
+    }
+
+    /// Drops a table.
+    pub fn drop_table(&self, name: &TableName) -> Result<()> {
+        let mut store = self.lock();
+        store.visible(name)?;
+        store.tables.remove(name);
+        Ok(())
+    }
+
+    /// The rows of a table; `None` if there is none to see.
+    pub fn rows(&self, name: &TableName) -> Option<Rows> {
+        self.lock().visible(name).ok().map(|table| table.rows.clone())
+    }
+
+    /// Every table with a name, held ones among them.
+    pub fn tables(&self) -> BTreeMap<TableName, Table> {
+        self.lock().tables.clone()
+    }
+
+    /// Looks at every table with a name.
+    pub fn look_at_tables<T>(&self, look: impl FnOnce(&BTreeMap<TableName, Table>) -> T) -> T {
+        look(&self.lock().tables)
+    }
+
+    /// Looks at a hidden shard; `None` if it is not there.
+    pub fn look_at<T>(&self, at: &TargetShard, look: impl FnOnce(&HiddenShard) -> T) -> Option<T> {
+        let mut store = self.lock();
+        store.hidden_shard(at).ok().map(|(_, shard)| look(shard))
+    }
+
+    /// How far `operation` is.
+    pub fn standing(&self, operation: OperationId) -> Standing {
+        match self.lock().operations.get(&operation).map(|found| &found.state) {
+            None => Standing::Unknown,
+            Some(State::Open(_) | State::Sealed(_)) => Standing::Hidden,
+            Some(State::Published) => Standing::Published,
+            Some(State::Discarded) => Standing::Discarded,
+        }
+    }
+
+    /// Whether any operation has hidden tables or reserves a name.
+    pub fn hides_anything(&self) -> bool {
+        let store = self.lock();
+        store.operations.values().any(|found| match &found.state {
+            State::Open(_) | State::Sealed(_) => true,
+            State::Published | State::Discarded => !found.leftovers.is_empty(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Store> {
+        // A panic leaves the maps as they were: every change is made at the end.
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn refuse(kind: Kind, message: String) -> Error {
+    Error::new(kind, message)
+}
+
+impl Store {
+    fn next_table_id(&mut self) -> TableId {
+        self.last_table += 1;
+        TableId(self.last_table)
+    }
+
+    fn visible(&mut self, name: &TableName) -> Result<&mut Table> {
+        let held = |table: &Table| table.copy.as_ref().is_some_and(|copy| copy.held);
+        let table = self.tables.get_mut(name).filter(|table| !held(table));
+        table.ok_or_else(|| refuse(Kind::NotFound, format!("there is no table `{name}`")))
+    }
+
+    /// The operation, if `fence` is not older than what it was shown before.
+    fn operation(&mut self, fence: Fence) -> Result<Option<&mut Operation>> {
+        match self.operations.get_mut(&fence.operation) {
+            Some(found) if fence.epoch < found.epoch => Err(refuse(
+                Kind::Fenced,
+                format!(
+                    "operation {} is held with epoch {}, this is epoch {}",
+                    fence.operation, found.epoch, fence.epoch
+                ),
+            )),
+            found => Ok(found),
+        }
+    }
+
+    fn hidden_shard(&mut self, at: &TargetShard) -> Result<(&TargetTable, &mut HiddenShard)> {
+        let tables = match self.operations.get_mut(&at.operation).map(|found| &mut found.state) {
+            Some(State::Open(tables) | State::Sealed(tables)) => tables.get_mut(&at.table),
+            _ => None,
+        };
+        tables
+            .and_then(|hidden| Some((&hidden.plan, hidden.shards.get_mut(at.shard.0 as usize)?)))
+            .ok_or_else(|| {
+                let message = format!(
+                    "operation {} has no hidden shard {} of `{}`",
+                    at.operation, at.shard, at.table
+                );
+                refuse(Kind::NotFound, message)
+            })
+    }
+
+    /// Refuses a name that `operation` cannot have; `plan` was not prepared before.
+    fn check_name(&self, operation: OperationId, plan: &TargetTable) -> Result<()> {
+        let name = &plan.name;
+        for (other, found) in &self.operations {
+            let (State::Open(tables) | State::Sealed(tables)) = &found.state else { continue };
+            if *other != operation && tables.contains_key(name) {
+                let message = format!("`{name}` is reserved by operation {other}");
+                return Err(refuse(Kind::InTheWay, message));
+            }
+        }
+        let found = self.tables.get(name);
+        match (plan.disposition, found) {
+            (Disposition::Replace, _) | (Disposition::Fresh, None) => Ok(()),
+            (Disposition::Fresh, Some(_)) => {
+                Err(refuse(Kind::InTheWay, format!("`{name}` exists already")))
+            }
+            (Disposition::ReplaceCopy { table }, found) => check_replaced(name, table, found),
+            (Disposition::RollForward, found) => check_copy(plan, found),
+        }
+    }
+
+    fn make_hidden(&self, plan: &TargetTable) -> Hidden {
+        let base =
+            self.tables.get(&plan.name).filter(|_| plan.disposition == Disposition::RollForward);
+        let shards = plan.shards.iter().map(|range| match base {
+            None => HiddenShard::default(),
+            Some(base) => {
+                let inside = base.rows.iter().filter(|(key, _)| range.contains(key));
+                let rows: Rows = inside.map(|(key, row)| (key.clone(), row.clone())).collect();
+                let mut hasher = RowHasher::new(plan.digest_id);
+                let mut mark = Mark::default();
+                for (key, row) in &rows {
+                    mark.account(key, None, Some(hasher.row(key, row)));
+                }
+                HiddenShard { rows, mark: Some(mark) }
+            }
+        });
+        Hidden { plan: plan.clone(), base: base.map(|base| base.id), shards: shards.collect() }
+    }
+}
+
+/// Refuses to replace anything but the untouched copy that was planned with.
+fn check_replaced(name: &TableName, copy: TableId, found: Option<&Table>) -> Result<()> {
+    let is_untouched = |table: &Table| table.copy.as_ref().is_some_and(|copy| !copy.written_to);
+    match found {
+        Some(found) if found.id == copy && is_untouched(found) => Ok(()),
+        _ => {
+            let message = format!("the copy `{name}` was written to, dropped or replaced");
+            Err(refuse(Kind::InTheWay, message))
+        }
+    }
+}
+
+/// Refuses what cannot be rolled forward.
+fn check_copy(plan: &TargetTable, found: Option<&Table>) -> Result<()> {
+    let name = &plan.name;
+    let in_the_way = |what: &str| Err(refuse(Kind::InTheWay, format!("`{name}` {what}")));
+    let Some(table) = found else { return in_the_way("does not exist, nothing to roll forward") };
+    let Some(copy) = &table.copy else { return in_the_way("is no restored copy") };
+    if copy.written_to {
+        return in_the_way("was written to since it was restored");
+    }
+    if table.digest_id != plan.digest_id {
+        return in_the_way("is a copy of another table");
+    }
+    if table.cut != plan.shards {
+        let message = format!("`{name}` is cut into other shards than the plan says");
+        return Err(refuse(Kind::Usage, message));
+    }
+    Ok(())
+}
+
+impl Target for Database {
+    fn identity(&self) -> Result<String> {
+        Ok(self.lock().identity.clone())
+    }
+
+    fn allocate_txn(&self) -> Result<Txn> {
+        let mut store = self.lock();
+        store.last_txn += 1;
+        Ok(Txn(store.last_txn))
+    }
+
+    fn existing(&self, name: &TableName) -> Result<Option<ExistingTable>> {
+        let store = self.lock();
+        Ok(store.tables.get(name).map(|table| ExistingTable {
+            id: table.id,
+            digest_id: table.digest_id,
+            schema: table.schema.clone(),
+            shards: table.cut.clone(),
+            rows: table.rows.len() as u64,
+            copy: table.copy.clone(),
+        }))
+    }
+
+    fn prepare(&self, fence: Fence, tables: &[TargetTable]) -> Result<()> {
+        let mut store = self.lock();
+        let prepared = match store.operation(fence)?.map(|found| &found.state) {
+            Some(State::Published) => return Ok(()),
+            Some(State::Discarded) => {
+                let message = format!("operation {} was discarded", fence.operation);
+                return Err(refuse(Kind::Fenced, message));
+            }
+            Some(State::Open(hidden) | State::Sealed(hidden)) => Some(hidden),
+            None => None,
+        };
+        let mut missing = Vec::new();
+        for plan in tables {
+            match prepared.and_then(|hidden| hidden.get(&plan.name)) {
+                Some(hidden) if hidden.plan == *plan => {}
+                Some(_) => {
+                    let message = format!("`{}` was prepared differently before", plan.name);
+                    return Err(refuse(Kind::Usage, message));
+                }
+                None => missing.push(plan),
+            }
+        }
+        if let Some(found) = store.operation(fence)? {
+            let stays_sealed =
+                matches!(found.state, State::Sealed(_)) && found.epoch == fence.epoch;
+            if stays_sealed && !missing.is_empty() {
+                let message = format!("operation {} takes no more tables", fence.operation);
+                return Err(refuse(Kind::Usage, message));
+            }
+        }
+        let check = |plan: &&TargetTable| store.check_name(fence.operation, plan);
+        missing.iter().try_for_each(check)?;
+        let made: Vec<Hidden> = missing.iter().map(|plan| store.make_hidden(plan)).collect();
+
+        let opened = || Operation {
+            epoch: fence.epoch,
+            state: State::Open(BTreeMap::new()),
+            leftovers: BTreeSet::new(),
+        };
+        let operation = store.operations.entry(fence.operation).or_insert_with(opened);
+        if fence.epoch > operation.epoch {
+            operation.epoch = fence.epoch;
+            if let State::Sealed(hidden) = &mut operation.state {
+                operation.state = State::Open(std::mem::take(hidden));
+            }
+        }
+        if let State::Open(hidden) | State::Sealed(hidden) = &mut operation.state {
+            hidden.extend(made.into_iter().map(|made| (made.plan.name.clone(), made)));
+        }
+        Ok(())
+    }
+
+    fn mark(&self, shard: &TargetShard) -> Result<Option<Mark>> {
+        Ok(self.lock().hidden_shard(shard)?.1.mark.clone())
+    }
+
+    fn apply(
+        &self,
+        fence: Fence,
+        shard: &TargetShard,
+        rows: &RowBatch,
+        mark: &mut Mark,
+    ) -> Result<()> {
+        self.apply_around(fence, shard, rows, mark, &|| Ok(()))
+    }
+
+    fn seal(&self, fence: Fence) -> Result<()> {
+        let mut store = self.lock();
+        let Some(operation) = store.operation(fence)? else { return Err(unprepared(fence)) };
+        match &mut operation.state {
+            State::Open(hidden) | State::Sealed(hidden) => {
+                operation.state = State::Sealed(std::mem::take(hidden));
+            }
+            State::Published => {}
+            State::Discarded => return Err(discarded(fence)),
+        }
+        operation.epoch = fence.epoch;
+        Ok(())
+    }
+
+    fn read_back<'a>(&'a self, shard: &TargetShard) -> Result<Box<dyn RowStream + 'a>> {
+        let rows = self.lock().hidden_shard(shard)?.1.rows.clone();
+        Ok(Box::new(RowsStream { rest: upserts(rows) }))
+    }
+
+    fn publish(&self, fence: Fence, how: Publish) -> Result<()> {
+        let mut store = self.lock();
+        let hidden = match store.operation(fence)? {
+            None => return Err(unprepared(fence)),
+            Some(Operation { state: State::Published, .. }) => return Ok(()),
+            Some(Operation { state: State::Discarded, .. }) => return Err(discarded(fence)),
+            Some(found) if found.epoch != fence.epoch => {
+                let message = format!("publish: epoch {} was never claimed", fence.epoch);
+                return Err(refuse(Kind::Fenced, message));
+            }
+            Some(Operation { state: State::Open(_), .. }) => {
+                let message = format!("publish: operation {} is not sealed", fence.operation);
+                return Err(refuse(Kind::Usage, message));
+            }
+            Some(Operation { state: State::Sealed(hidden), .. }) => &*hidden,
+        };
+        let plans: Vec<(TargetTable, Option<TableId>)> =
+            hidden.values().map(|hidden| (hidden.plan.clone(), hidden.base)).collect();
+        for (plan, base) in &plans {
+            store.check_name(fence.operation, plan)?;
+            if base.is_some() && store.tables.get(&plan.name).map(|found| found.id) != *base {
+                let message = format!("`{}` was replaced meanwhile", plan.name);
+                return Err(refuse(Kind::InTheWay, message));
+            }
+        }
+        // Every name is checked: from here on all of them change, or the lock is never let go.
+        let (id, held) = (fence.operation, how == Publish::Held);
+        let Some(operation) = store.operations.get_mut(&id) else { return Err(unprepared(fence)) };
+        let done = std::mem::replace(&mut operation.state, State::Published);
+        if let State::Sealed(hidden) = done {
+            for (name, hidden) in hidden {
+                let table = store.publish_one(hidden, held);
+                store.tables.insert(name, table);
+            }
+        }
+        Ok(())
+    }
+
+    fn discard(&self, fence: Fence) -> Result<()> {
+        let mut store = self.lock();
+        if let Some(Operation { state: State::Published, .. }) = store.operation(fence)? {
+            let message =
+                format!("discard: operation {} has published its tables", fence.operation);
+            return Err(refuse(Kind::Usage, message));
+        }
+        let leftovers = match store.operations.get(&fence.operation).map(|found| &found.state) {
+            Some(State::Open(hidden) | State::Sealed(hidden))
+                if self.bug == Some(Bug::DiscardLeavesTables) =>
+            {
+                hidden.keys().cloned().collect()
+            }
+            _ => BTreeSet::new(),
+        };
+        let gone = Operation { epoch: fence.epoch, state: State::Discarded, leftovers };
+        store.operations.insert(fence.operation, gone);
+        Ok(())
+    }
+}
+
+impl Database {
+    /// [`Target::apply`], with what happens between the two halves of a transaction that a
+    /// planted bug tears apart.
+    pub(crate) fn apply_around(
+        &self,
+        fence: Fence,
+        shard: &TargetShard,
+        rows: &RowBatch,
+        mark: &mut Mark,
+        between: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
+        let mut store = self.lock();
+        let changes = store.changes(fence, shard, rows, mark, self.bug)?;
+        let (_, stored) = store.hidden_shard(shard)?;
+        match self.bug {
+            Some(Bug::MarkBeforeRows) => {
+                stored.mark = Some(mark.clone());
+                drop(store);
+                between()?;
+                self.lock().hidden_shard(shard)?.1.write(changes);
+            }
+            Some(Bug::RowsBeforeMark) => {
+                stored.write(changes);
+                drop(store);
+                between()?;
+                self.lock().hidden_shard(shard)?.1.mark = Some(mark.clone());
+            }
+            _ => {
+                stored.write(changes);
+                stored.mark = Some(mark.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Target::publish`], with what happens between two tables when a planted bug publishes
+    /// one after the other.
+    pub(crate) fn publish_around(
+        &self,
+        fence: Fence,
+        how: Publish,
+        between: &dyn Fn() -> Result<()>,
+    ) -> Result<()> {
+        if self.bug == Some(Bug::PublishOneByOne) {
+            let mut store = self.lock();
+            let held = how == Publish::Held;
+            let first = match store.operation(fence)?.map(|found| &mut found.state) {
+                Some(State::Sealed(hidden)) if hidden.len() > 1 => hidden.pop_first(),
+                _ => None,
+            };
+            if let Some((name, hidden)) = first {
+                let table = store.publish_one(hidden, held);
+                store.tables.insert(name, table);
+                drop(store);
+                between()?;
+            }
+        }
+        self.publish(fence, how)
+    }
+}
+
+/// A key and the row it gets; `None` removes it.
+type RowChange = (Vec<u8>, Option<Vec<u8>>);
+
+impl HiddenShard {
+    fn write(&mut self, changes: Vec<RowChange>) {
+        for (key, new) in changes {
+            match new {
+                Some(payload) => self.rows.insert(key, payload),
+                None => self.rows.remove(&key),
+            };
+        }
+    }
+}
+
+fn unprepared(fence: Fence) -> Error {
+    refuse(Kind::NotFound, format!("operation {} prepared nothing here", fence.operation))
+}
+
+fn discarded(fence: Fence) -> Error {
+    refuse(Kind::Fenced, format!("operation {} was discarded", fence.operation))
+}
+
+impl Store {
+    /// Checks a chunk and says what it changes; `mark` gets its ranges. Changes nothing.
+    fn changes(
+        &mut self,
+        fence: Fence,
+        shard: &TargetShard,
+        rows: &RowBatch,
+        mark: &mut Mark,
+        bug: Option<Bug>,
+    ) -> Result<Vec<RowChange>> {
+        let is_current = match self.operations.get(&fence.operation) {
+            Some(found) => {
+                let is_claimed = found.epoch == fence.epoch || bug == Some(Bug::TargetIgnoresFence);
+                is_claimed && matches!(found.state, State::Open(_))
+            }
+            None => false,
+        };
+        let (plan, stored) = self.hidden_shard(shard)?;
+        if !is_current {
+            let message = format!(
+                "apply to shard {} of `{}`: epoch {} is not the one that holds it",
+                shard.shard, shard.table, fence.epoch
+            );
+            return Err(refuse(Kind::Fenced, message));
+        }
+        let before = stored.mark.clone().unwrap_or_default();
+        if bug != Some(Bug::DoubledChunkAccepted) {
+            mark.check_follows(stored.mark.as_ref(), rows)?;
+        }
+        rows.check_inside(&plan.shards[shard.shard.0 as usize])?;
+        mark.ranges = before.ranges;
+        let mut hasher = RowHasher::new(plan.digest_id);
+        let mut changes = Vec::with_capacity(rows.len());
+        for row in rows.iter() {
+            let old = stored.rows.get(row.key);
+            let new = match row.op {
+                ChangeOp::Upsert => Some(row.payload.to_vec()),
+                ChangeOp::Delete => None,
+                ChangeOp::Update => Some(overlaid(row, old)?),
+            };
+            let mut digest = |payload: &Vec<u8>| hasher.row(row.key, payload);
+            mark.account(row.key, old.map(&mut digest), new.as_ref().map(&mut digest));
+            changes.push((row.key.to_vec(), new));
+        }
+        Ok(changes)
+    }
+
+    fn publish_one(&mut self, hidden: Hidden, held: bool) -> Table {
+        let id = self.next_table_id();
+        Table {
+            id,
+            digest_id: hidden.plan.digest_id,
+            schema: hidden.plan.schema,
+            cut: hidden.plan.shards,
+            rows: hidden.shards.into_iter().flat_map(|shard| shard.rows).collect(),
+            copy: Some(CopyState { origin: hidden.plan.origin, held, written_to: false }),
+        }
+    }
+}
+
+/// The stored row with the columns that an update changes.
+fn overlaid(row: RowRef<'_>, old: Option<&Vec<u8>>) -> Result<Vec<u8>> {
+    let old = old.ok_or_else(|| {
+        let digits: String = row.key.iter().map(|byte| format!("{byte:02x}")).collect();
+        refuse(Kind::Broken, format!("an update of key {digits} finds no row"))
+    })?;
+    let mut whole = Vec::new();
+    payload::overlay(row.payload, old, &mut whole)?;
+    Ok(whole)
+}
+
+type Changes = std::collections::btree_map::IntoIter<Vec<u8>, Option<Vec<u8>>>;
+
+fn upserts(rows: Rows) -> Changes {
+    let rows: BTreeMap<_, _> = rows.into_iter().map(|(key, row)| (key, Some(row))).collect();
+    rows.into_iter()
+}
+
+/// Rows and deletes out of a map, a batch at a time.
+struct RowsStream {
+    rest: Changes,
+}
+
+/// Rows of one batch; real drivers bound bytes.
+const BATCH_ROWS: usize = 256;
+
+impl RowStream for RowsStream {
+    fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
+        batch.clear();
+        for (key, row) in self.rest.by_ref().take(BATCH_ROWS) {
+            let op = if row.is_some() { ChangeOp::Upsert } else { ChangeOp::Delete };
+            batch.push(RowRef { key: &key, op, payload: row.as_deref().unwrap_or_default() });
+        }
+        Ok(!batch.is_empty())
+    }
+}
