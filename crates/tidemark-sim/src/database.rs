@@ -1,7 +1,7 @@
 //! A database in memory: the simulated target.
 //!
 //! One lock is one transaction, as in the library's example of a driver; unlike that it lets
-//! the checks look at what is hidden, and can be told to have a [`Bug`](crate::bug::Bug).
+//! the checks look at what is hidden, and can be told to have a [`Bug`].
 //! The conformance suite runs on it.
 
 use std::collections::{BTreeMap, BTreeSet};

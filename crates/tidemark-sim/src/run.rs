@@ -1,7 +1,7 @@
 //! One run: a schedule of steps that the seed decides, over the real code.
 //!
 //! The executor's own loop lives on threads; this one owns the time and the order instead. It
-//! drives [`Driver`] and [`Job`](tidemark::executor::Job) as that loop does: what it hears
+//! drives [`Driver`] and [`Job`] as that loop does: what it hears
 //! goes through the order file, and what that asks for becomes workers, each of whose chunks
 //! is one step. A person is simulated, too: whoever's command ended before the operation did
 //! runs it again.
