@@ -592,6 +592,10 @@ impl Operation {
             .map(|(shard, attempt, _)| (shard, attempt))
             .collect();
         for (shard, attempt) in silent {
+            // One that fell silent with it may have ended the work already.
+            if !self.shards.is_running(shard, attempt) {
+                continue;
+            }
             // It may only be slow; two attempts of one shard would cost twice the memory.
             if let &Phase::Working(Working::Waiting { txn, step }) = &self.state.phase {
                 let ticket = Ticket { operation: self.id, txn, step, shard, attempt };

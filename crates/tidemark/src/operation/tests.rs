@@ -761,6 +761,22 @@ fn an_attempt_that_is_given_up_is_asked_to_stop() {
 }
 
 #[test]
+fn shards_that_fall_silent_together_fail_the_operation_once() {
+    let silence = RetryPolicy::default().silence_max.as_millis() as u64;
+    let (mut operation, _) = started(&[10, 10], 2);
+    let mut now = 0;
+    for _ in 0..RetryPolicy::default().failures_max {
+        // Both are given up, rest, and are started again.
+        now += silence;
+        operation.step(Event::Tick, moment(now)).unwrap();
+        now += 60_000;
+        operation.step(Event::Tick, moment(now)).unwrap();
+    }
+    assert!(matches!(operation.state().phase, Phase::Failed { .. }));
+    assert_eq!(operation.in_flight_count(), 0);
+}
+
+#[test]
 fn a_paused_or_resting_shard_still_shows_its_last_key() {
     let (mut operation, running) = started(&[100, 100], 2);
     for ticket in &running {
