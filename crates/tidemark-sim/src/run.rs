@@ -7,6 +7,7 @@
 //! runs it again.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -113,19 +114,30 @@ fn run_once(scenario: Scenario, seed: u64, how: How, crash_at: Option<u64>) -> (
     let world = Arc::new(World::new(seed, rates, how.is_recording));
     let jobs = Jobs::default();
     let made = Simulation::new(scenario, seed, how, &jobs, Arc::clone(&world));
-    let finished = made.and_then(|mut simulation| {
+    let finished = caught(|| {
+        let mut simulation = made?;
         world.crash_at(crash_at);
         simulation.run()?;
         Ok((simulation.phase_name(), simulation.steps, simulation.processes_started))
     });
     let (phase, steps, processes) = finished.unwrap_or_else(|error| {
-        world.violate(format!("the simulator itself: {}", error.chain()));
+        world.violate(error.chain());
         ("unknown", 0, 0)
     });
     let passed = world.now();
     let report =
         Report { violation: world.violation(), phase, steps, processes, passed, log: world.log() };
     (report, world.crash_points())
+}
+
+/// What `work` gives; a panic of the real code, or of the simulator, is an error that a report
+/// can tell.
+fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Err(Error::new(Kind::Fatal, format!("a panic: {}", text.unwrap_or("no message"))))
+    })
 }
 
 /// Something that the schedule has.
@@ -1010,4 +1022,16 @@ fn restore_base(setup: &Setup, database: &Database) -> Result<()> {
     }
     database.seal(fence)?;
     database.publish(fence, if is_held { Publish::Held } else { Publish::Visible })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_and_does_not_end_the_soak() {
+        let error = caught::<()>(|| panic!("nothing is in flight")).unwrap_err();
+        assert_eq!(error.message(), "a panic: nothing is in flight");
+        assert_eq!(caught(|| Ok(7)).unwrap(), 7);
+    }
 }
