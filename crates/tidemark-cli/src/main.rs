@@ -6,6 +6,7 @@
 
 use std::process::ExitCode;
 
+mod allocator;
 mod args;
 mod descriptors;
 mod detach;
@@ -19,6 +20,7 @@ mod signals;
 mod verb;
 
 fn main() -> ExitCode {
+    allocator::keep_little();
     let cli = match output::usage::parse() {
         Ok(cli) => cli,
         Err(exit) => return exit.into(),

@@ -44,6 +44,7 @@ usage: cargo xtask bench [WHAT...] [--rows N] [--runs N] [--dir DIR]
   --rows N   rows of the table [default: 5000000]
   --runs N   turns of each comparison [default: 5]
   --dir DIR  folder for the data, on the disk to be measured [default: in the target folder]
+  --keep     leave the data there, to look closer
 ";
 
 const PARTS: [&str; 5] = ["schedule", "restore", "backup", "resume", "memory"];
@@ -60,6 +61,7 @@ struct Args {
     parts: Vec<String>,
     size: Size,
     dir: PathBuf,
+    keep: bool,
 }
 
 impl Args {
@@ -68,11 +70,13 @@ impl Args {
             parts: Vec::new(),
             size: Size { rows: 5_000_000, runs: 5 },
             dir: PathBuf::from(env!("CARGO_TARGET_TMPDIR")),
+            keep: false,
         };
         while let Some(word) = words.next() {
             match word.as_str() {
                 // What cargo passes to every benchmark.
                 "--bench" => {}
+                "--keep" => args.keep = true,
                 "--rows" => args.size.rows = words.next()?.parse().ok().filter(|rows| *rows > 0)?,
                 "--runs" => args.size.runs = words.next()?.parse().ok().filter(|runs| *runs > 0)?,
                 "--dir" => args.dir = PathBuf::from(words.next()?),
@@ -97,12 +101,16 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     std::fs::create_dir_all(&args.dir).unwrap();
-    let folder = tempfile::tempdir_in(&args.dir).unwrap();
+    let mut folder = tempfile::tempdir_in(&args.dir).unwrap();
+    folder.disable_cleanup(args.keep);
     machine::describe();
     let mut report = Report::default();
     measure(&args, folder.path(), &mut report);
     report.print();
     machine::describe_load("at the end");
+    if args.keep {
+        println!("the data is in `{}`", folder.path().display());
+    }
     ExitCode::SUCCESS
 }
 

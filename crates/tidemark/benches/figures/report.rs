@@ -55,16 +55,20 @@ impl fmt::Display for Sample {
 pub(crate) enum Goal {
     AtLeast(f64),
     AtMost(f64),
+    /// Also by the greatest of the turns, not only by their median.
+    NeverAbove(f64),
     /// Shown without a verdict.
     None,
 }
 
 impl Goal {
-    fn verdict(self, value: f64) -> String {
+    fn verdict(self, figure: &Sample) -> String {
+        let value = figure.median();
         let (sign, goal, is_met) = match self {
             Goal::None => return String::new(),
             Goal::AtLeast(goal) => (">=", goal, value >= goal),
             Goal::AtMost(goal) => ("<=", goal, value <= goal),
+            Goal::NeverAbove(goal) => ("never above", goal, figure.max() <= goal),
         };
         format!("{sign} {goal}: {}", if is_met { "met" } else { "MISSED" })
     }
@@ -145,7 +149,7 @@ impl Report {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Row { work, ours, reference, figure, cpu, goal } = self;
-        let verdict = goal.verdict(figure.median());
+        let verdict = goal.verdict(figure);
         if reference.is_empty() {
             return write!(f, "{work:<52} | {ours} | {verdict}");
         }
