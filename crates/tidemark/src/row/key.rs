@@ -178,7 +178,11 @@ pub fn decode_key_value(logical: LogicalType, key: &mut &[u8]) -> Option<Value> 
             let bytes: [u8; 8] = take(key, 8)?.try_into().ok()?;
             let ordered = u64::from_be_bytes(bytes);
             let bits = if ordered >> 63 == 1 { ordered ^ 1 << 63 } else { !ordered };
-            Value::Float64(f64::from_bits(bits))
+            let value = f64::from_bits(bits);
+            // Of zeros and of NaNs one each is in keys.
+            let is_zero_or_nan = value == 0.0 || value.is_nan();
+            let is_another = is_zero_or_nan && bits != 0 && bits != f64::NAN.to_bits();
+            Value::Float64((!is_another).then_some(value)?)
         }
         LogicalType::Decimal => Value::Decimal(take_decimal(key)?),
         LogicalType::Text => Value::Text(String::from_utf8(take_bytes(key)?).ok()?),
@@ -236,6 +240,10 @@ fn take_decimal(key: &mut &[u8]) -> Option<String> {
             digit @ 1..=10 => digits.push((b'0' + digit - 1) as char),
             _ => return None,
         }
+    }
+    // Other digits would be a second key of a number, or none at all.
+    if digits.is_empty() || digits.starts_with('0') || digits.ends_with('0') {
+        return None;
     }
     let sign = if negative { "-" } else { "" };
     // A hostile exponent must not make a text of gigabytes; no database has such a number.
@@ -370,6 +378,31 @@ mod tests {
     fn a_null_key_is_refused() {
         let error = encode_key_value(&Value::Null, &mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), Kind::Usage);
+    }
+
+    #[test]
+    fn a_number_has_one_key_and_every_other_is_refused() {
+        let decode = |logical, mut key: &[u8]| decode_key_value(logical, &mut key);
+        let decimal = |digits: &[u8]| {
+            let mut key = vec![0x40];
+            encode_key_i32(2, &mut key);
+            key.extend(digits.iter().map(|digit| digit + 1));
+            key.push(0);
+            decode(LogicalType::Decimal, &key)
+        };
+        assert_eq!(decimal(&[1, 0, 5]), Some(Value::Decimal("10.5".to_owned())));
+        for digits in [&[][..], &[0], &[0, 5], &[5, 0], &[0, 0]] {
+            assert_eq!(decimal(digits), None, "{digits:?}");
+        }
+        let float = |bits: u64| {
+            let ordered = if bits >> 63 == 0 { bits ^ 1 << 63 } else { !bits };
+            decode(LogicalType::Float64, &ordered.to_be_bytes())
+        };
+        assert_eq!(float((-1.5f64).to_bits()), Some(Value::Float64(-1.5)));
+        assert!(float(f64::NAN.to_bits()).is_some());
+        for bits in [(-0.0f64).to_bits(), (-f64::NAN).to_bits(), f64::NAN.to_bits() + 1] {
+            assert_eq!(float(bits), None, "{bits:x}");
+        }
     }
 
     proptest! {
