@@ -54,6 +54,17 @@ impl KeyRange {
         let ends = splits.iter().cloned().map(Some).chain(std::iter::once(None));
         starts.zip(ends).map(|(start, end)| KeyRange { start, end }).collect()
     }
+
+    /// Whether `ranges` hold every key, each in one of them, and are in order.
+    pub(crate) fn cover_all<'a>(mut ranges: impl Iterator<Item = &'a KeyRange>) -> bool {
+        let mut next = Some(&[][..]);
+        let seamless = ranges.all(|range| {
+            let follows = next == Some(&*range.start);
+            next = range.end.as_deref();
+            follows && next.is_none_or(|end| *range.start < *end)
+        });
+        seamless && next.is_none()
+    }
 }
 
 impl std::fmt::Display for KeyRange {

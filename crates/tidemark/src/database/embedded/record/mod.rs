@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Kind, Result};
+use crate::row::{KeyRange, Schema};
 
 mod cut;
 mod database;
@@ -54,6 +55,13 @@ pub(crate) trait JsonRecord: Serialize + DeserializeOwned {
     const NAME: &'static str;
     /// Version that is written; a newer one is refused.
     const VERSION: u32;
+
+    /// What is impossible about a record that has the right form; `None` if nothing is.
+    ///
+    /// What is read from it afterwards need not be looked at again.
+    fn flaw(&self) -> Option<String> {
+        None
+    }
 }
 
 #[derive(Serialize)]
@@ -93,7 +101,27 @@ pub(crate) fn decode<R: JsonRecord>(stored: &[u8]) -> Result<R> {
         );
         return Err(Error::new(Kind::Unsupported, message));
     }
-    serde_json::from_slice(stored).map_err(broken)
+    let record: R = serde_json::from_slice(stored).map_err(broken)?;
+    match record.flaw() {
+        None => Ok(record),
+        Some(flaw) => {
+            let message =
+                format!("the stored {} is impossible: {flaw}; the catalog is damaged", R::NAME);
+            Err(Error::new(Kind::Broken, message))
+        }
+    }
+}
+
+/// What is impossible about a table of `schema` that is cut into `ranges`.
+fn flaw_of_table<'a>(
+    schema: &Schema,
+    ranges: impl Iterator<Item = &'a KeyRange>,
+) -> Option<String> {
+    if let Err(error) = schema.check() {
+        return Some(error.message().to_owned());
+    }
+    let covered = KeyRange::cover_all(ranges);
+    (!covered).then(|| "its shards do not cover all keys, each once".to_owned())
 }
 
 #[cfg(test)]
@@ -119,5 +147,13 @@ pub(crate) mod check {
         object.insert("version".to_owned(), (R::VERSION + 1).into());
         let newer = serde_json::to_vec(&object).unwrap();
         assert_eq!(decode::<R>(&newer).unwrap_err().kind(), Kind::Unsupported);
+    }
+
+    /// A record that contradicts itself is refused, saying `flaw`.
+    #[track_caller]
+    pub(crate) fn impossible<R: JsonRecord + Debug>(record: &R, flaw: &str) {
+        let error = decode::<R>(&encode(record)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Broken);
+        assert!(error.message().contains(flaw), "{error}");
     }
 }

@@ -63,6 +63,10 @@ impl TableRecord {
 impl JsonRecord for TableRecord {
     const NAME: &'static str = "table record";
     const VERSION: u32 = 1;
+
+    fn flaw(&self) -> Option<String> {
+        super::flaw_of_table(&self.schema, self.shards.iter().map(|shard| &shard.range))
+    }
 }
 
 #[cfg(test)]
@@ -93,6 +97,21 @@ mod tests {
     fn a_table_record_reads_back() {
         super::super::check::json_record(&record());
         super::super::check::json_record(&TableRecord { created_by: None, copy: None, ..record() });
+    }
+
+    #[test]
+    fn a_table_that_no_reader_could_use_is_refused() {
+        let (mut keyless, mut doubled) = (record(), record());
+        keyless.schema.key = vec![crate::ids::ColumnId(7)];
+        super::super::check::impossible(&keyless, "key column 7");
+        doubled.schema.columns.push(doubled.schema.columns[0].clone());
+        super::super::check::impossible(&doubled, "there twice");
+        for wrong in [0, 1, 2] {
+            let mut record = record();
+            record.shards.remove(wrong);
+            super::super::check::impossible(&record, "do not cover all keys");
+        }
+        super::super::check::impossible(&TableRecord { shards: Vec::new(), ..record() }, "cover");
     }
 
     #[test]

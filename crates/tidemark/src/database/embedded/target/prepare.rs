@@ -13,6 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::ids::{TableId, TableName, Txn};
 use crate::lmdb::WriteTxn;
+use crate::row::KeyRange;
 
 impl EmbeddedDatabase {
     /// See [`Target::prepare`](crate::database::Target::prepare).
@@ -260,13 +261,7 @@ impl EmbeddedDatabase {
 
 /// Refuses shards that do not cover all keys in order.
 fn check_cut(plan: &TargetTable) -> Result<()> {
-    let mut next = Some(&Vec::new());
-    let covers = plan.shards.iter().all(|range| {
-        let follows = next == Some(&range.start);
-        next = range.end.as_ref();
-        follows && range.end.as_ref().is_none_or(|end| *end > range.start)
-    });
-    if !covers || next.is_some() || plan.shards.is_empty() {
+    if !KeyRange::cover_all(plan.shards.iter()) {
         let message = format!("the shards of `{}` do not cover every key once", plan.name);
         return Err(Error::new(Kind::Usage, message));
     }
