@@ -208,10 +208,36 @@ impl RestorePlan {
     /// Reads the stored form.
     ///
     /// # Errors
-    /// [`Kind::Broken`] for anything else.
+    /// [`Kind::Broken`] for anything else, also for a plan that names what it does not hold.
     pub fn from_bytes(bytes: &[u8]) -> Result<RestorePlan> {
-        serde_json::from_slice(bytes)
-            .map_err(|cause| Error::with_source(Kind::Broken, "read a stored plan", cause))
+        let plan: RestorePlan = serde_json::from_slice(bytes)
+            .map_err(|cause| Error::with_source(Kind::Broken, "read a stored plan", cause))?;
+        plan.check().map_err(|message| {
+            Error::new(Kind::Broken, format!("read a stored plan: {message}"))
+        })?;
+        Ok(plan)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for table in &self.tables {
+            if let Err(error) = table.target.schema.check() {
+                return Err(format!("table `{}`: {}", table.source_name, error.message()));
+            }
+            if table.first_link.0 as usize >= self.chain.len() {
+                return Err(format!("table `{}` begins beyond the chain", table.source_name));
+            }
+        }
+        for shard in self.steps.iter().flat_map(|step| &step.shards) {
+            let is_there =
+                self.tables.get(shard.table as usize).is_some_and(|table| match shard.piece {
+                    Piece::Apply(shard) => (shard.0 as usize) < table.target.shards.len(),
+                    Piece::Merge(run) => (run as usize) < table.runs.runs.len(),
+                });
+            if !is_there {
+                return Err(format!("{:?} of table {} does not exist", shard.piece, shard.table));
+            }
+        }
+        Ok(())
     }
 
     /// Work of all steps and the proof, for progress.
@@ -510,5 +536,72 @@ impl fmt::Display for RestorePlan {
             )?;
         }
         self.notices.iter().try_for_each(|notice| writeln!(f, "  note: {notice}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ColumnId, Sequence, TableId};
+    use crate::row::{LogicalType, Schema};
+
+    fn plan() -> RestorePlan {
+        let name = TableName::parse("t").unwrap();
+        let manifest = "ab".repeat(32);
+        let directory = "20260131093000Z_full".to_owned();
+        let point = PlanLink { sequence: Sequence(1), directory, manifest: manifest.clone() };
+        let target = TargetTable {
+            name: name.clone(),
+            id: TableId(1),
+            digest_id: TableId(1),
+            schema: Schema::new(&[("k", LogicalType::Int64)], &["k"]).unwrap(),
+            shards: KeyRange::between(&[vec![5]]),
+            disposition: Disposition::Fresh,
+            origin: Origin { collection: CollectionId(7), manifest },
+        };
+        let table = PlanTable {
+            source_name: name,
+            target,
+            state: None,
+            first_link: LinkIdx(0),
+            runs: RunPlan::default(),
+            proof_runs: RunPlan::default(),
+            proof_read_bytes: 9,
+        };
+        let piece = Piece::Apply(ShardIdx(1));
+        let shards = vec![PlanShard { table: 0, piece, rows: 1, bytes: 9 }];
+        RestorePlan {
+            chain: vec![point.clone()],
+            point,
+            publish: Publish::Visible,
+            tables: vec![table],
+            steps: vec![PlanStep { links: (LinkIdx(0), LinkIdx(0)), shards }],
+            proof_bytes: 1,
+            window: 1,
+            window_max: 1,
+            notices: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_stored_plan_reads_back_and_one_that_names_what_it_lacks_is_refused() {
+        assert_eq!(RestorePlan::from_bytes(&plan().to_bytes()).unwrap(), plan());
+        type Change = fn(&mut RestorePlan);
+        let changes: [(&str, Change); 5] = [
+            ("key column 7", |plan| plan.tables[0].target.schema.key = vec![ColumnId(7)]),
+            ("beyond the chain", |plan| plan.tables[0].first_link = LinkIdx(1)),
+            ("does not exist", |plan| plan.steps[0].shards[0].table = 1),
+            ("does not exist", |plan| plan.steps[0].shards[0].piece = Piece::Merge(0)),
+            ("does not exist", |plan| {
+                plan.steps[0].shards[0].piece = Piece::Apply(ShardIdx(2));
+            }),
+        ];
+        for (says, change) in changes {
+            let mut plan = plan();
+            change(&mut plan);
+            let error = RestorePlan::from_bytes(&plan.to_bytes()).unwrap_err();
+            assert_eq!(error.kind(), Kind::Broken, "{says}");
+            assert!(error.message().contains(says), "{error}");
+        }
     }
 }
