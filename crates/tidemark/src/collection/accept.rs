@@ -15,6 +15,10 @@ use super::manifest::{
 use crate::ids::{CollectionId, Sequence, TableId};
 use crate::row::value::hex;
 
+/// Bytes or rows of a backup at most: a pebibyte. So sums over a chain stay far from 2^64, and
+/// a plan's memory is what it says, whatever a manifest claims.
+pub(super) const BACKUP_SIZE_MAX: u64 = 1 << 50;
+
 /// A manifest as it was found, before anything in it is believed.
 #[derive(Clone, Debug)]
 pub struct UnverifiedManifest(Manifest);
@@ -65,7 +69,9 @@ impl UnverifiedManifest {
         }
         let claimed = manifest.totals;
         let found = format!("totals {claimed:?}");
-        expect(claimed == totals, &object, found, format!("the sums {totals:?}"))?;
+        expect(claimed == totals, &object, &found, format!("the sums {totals:?}"))?;
+        let greatest = totals.rows.max(totals.bytes).max(totals.row_bytes);
+        expect(greatest <= BACKUP_SIZE_MAX, &object, found, "at most 2^50 of each")?;
         Ok(manifest)
     }
 }

@@ -15,12 +15,15 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::accept::check_link;
-use super::flaw::Flaw;
+use super::flaw::{Flaw, expect};
 use super::layout::{BackupDirectory, log_path, manifest_path};
 use super::manifest::{BackupKind, LogEntry, Manifest, PartEntry, TableEntry, TableMode};
 use crate::env::WallTime;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{LinkIdx, Position, Sequence, TableId, TableName};
+
+/// Bytes or rows of a chain at most.
+const CHAIN_SIZE_MAX: u128 = 1 << 56;
 
 /// A state that can be restored, as people name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +141,7 @@ impl Chain {
             links.push(Link { entry: entry.clone(), manifest });
             if kind == BackupKind::Full {
                 links.reverse();
+                check_size(&links)?;
                 return Ok(Chain { links });
             }
             at = at.checked_sub(1).ok_or_else(|| {
@@ -243,6 +247,18 @@ impl Chain {
         );
         Error::new(Kind::NotFound, message)
     }
+}
+
+/// Refuses a chain whose backups claim more together than sums of their sizes could hold.
+fn check_size(links: &[Link]) -> Result<(), Flaw> {
+    let size = |link: &Link| {
+        let totals = link.manifest.totals;
+        u128::from(totals.rows.max(totals.bytes).max(totals.row_bytes))
+    };
+    let claimed: u128 = links.iter().map(size).sum();
+    let last = links.last().map_or("", |link| &link.entry.directory);
+    let found = format!("a chain of {} backups and {claimed} bytes or rows", links.len());
+    expect(claimed <= CHAIN_SIZE_MAX, &manifest_path(last), found, "at most 2^56")
 }
 
 /// The newest manifest first, since its child names it.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 
+use super::accept::totals;
 use super::chain::{Chain, RestorePoint};
 use super::check::{ManifestReport, check_manifests};
 use super::collection::{Collection, NewBackup};
@@ -367,6 +368,10 @@ fn a_manifest_that_contradicts_anything_is_refused() {
             for table in &mut m.tables {
                 table.parts[0].bytes = u64::MAX;
             }
+        }),
+        ("at most 2^50", |m| {
+            m.tables[0].parts[0].bytes = (1 << 50) + 1;
+            m.totals = totals(&m.tables).unwrap();
         }),
         ("inside the backup", |m| m.tables[0].parts[0].name = "../../etc/passwd".to_owned()),
         ("inside the backup", |m| m.tables[0].parts[0].name = "/etc/passwd".to_owned()),

@@ -39,6 +39,19 @@ fn broken(paper: &Paper, says: &str) {
 }
 
 #[test]
+fn a_chain_that_claims_more_than_sums_can_hold_is_refused() {
+    let mut kinds = vec![INCREMENT; 64];
+    kinds[0] = FULL;
+    let mut paper = simple(&kinds);
+    for (_, manifest) in &mut paper {
+        manifest.totals.row_bytes = 1 << 50;
+    }
+    assert_eq!(resolve(&paper, &RestorePoint::Latest).unwrap().links().len(), 64);
+    paper[7].1.totals.bytes = (1 << 50) + 1;
+    broken(&paper, "at most 2^56");
+}
+
+#[test]
 fn points_read_as_people_write_them() {
     let sequence = |number| RestorePoint::Sequence(Sequence(number));
     let time = |millis| RestorePoint::Time(WallTime(millis));
