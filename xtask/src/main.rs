@@ -20,6 +20,7 @@ usage: cargo xtask TASK
   test         everything that continuous integration runs
   check        format and lints only
   advisories   known vulnerabilities of dependencies; needs the network
+  fuzz [SECS]  every parser under libFuzzer, for 60 seconds each unless told otherwise; nightly
   bench ARGS   figures beside their references; `bench --help` lists ARGS
   help         this text
 ";
@@ -29,6 +30,7 @@ enum Task {
     Test,
     Check,
     Advisories,
+    Fuzz(u32),
     Bench(Vec<String>),
     Help,
 }
@@ -39,6 +41,8 @@ impl Task {
             ["test"] => Some(Task::Test),
             ["check"] => Some(Task::Check),
             ["advisories"] => Some(Task::Advisories),
+            ["fuzz"] => Some(Task::Fuzz(FUZZ_SECONDS)),
+            ["fuzz", seconds] => seconds.parse().ok().filter(|s| *s > 0).map(Task::Fuzz),
             ["bench", rest @ ..] => Some(Task::Bench(rest.iter().map(|&arg| arg.into()).collect())),
             ["help" | "--help" | "-h"] => Some(Task::Help),
             _ => None,
@@ -74,6 +78,11 @@ impl Task {
                 Stage::tools(&[tool::DENY]),
                 Stage::cargo("advisories", &["deny", LOCKED, "check", HIDE_GRAPH, "advisories"]),
             ],
+            Task::Fuzz(seconds) => vec![
+                Stage::tools(&[tool::RUSTFMT]),
+                Stage::cargo("fmt", &["fmt", "--manifest-path", FUZZ_MANIFEST, "--check"]),
+                fuzz(seconds),
+            ],
             Task::Bench(rest) => {
                 let mut args = vec!["bench", "--package", "tidemark", "--bench", "figures", LOCKED];
                 args.push("--");
@@ -89,6 +98,15 @@ impl Task {
     }
 }
 
+const FUZZ_SECONDS: u32 = 60;
+const FUZZ_MANIFEST: &str = "fuzz/Cargo.toml";
+/// What libFuzzer needs to see where an input leads: counters of edges and operands of
+/// comparisons. All of it is in the stable compiler; nothing of `-Zsanitizer` is needed.
+const COVERAGE_FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares \
+    -Cllvm-args=-simplifycfg-branch-fold-threshold=0";
 const WORKSPACE: &str = "--workspace";
 const ALL_FEATURES: &str = "--all-features";
 /// A `Cargo.lock` that does not fit the manifests is an error, not mended on the way.
@@ -98,6 +116,16 @@ const HIDE_GRAPH: &str = "--hide-inclusion-graph";
 /// Names the tests that fail or are slow; a line for each that passes hides those.
 const NEXTEST_RUN: [&str; 7] =
     ["nextest", "run", WORKSPACE, ALL_FEATURES, LOCKED, "--no-fail-fast", "--status-level=slow"];
+
+fn fuzz(seconds: u32) -> Stage {
+    let seconds = seconds.to_string();
+    // With a target named, the flags are not those of build scripts, which link no libFuzzer.
+    let build = ["run", "--manifest-path", FUZZ_MANIFEST, "--release", LOCKED];
+    let run = ["--target", "host-tuple", "--", "all", &seconds, "target/fuzz/work", "fuzz/corpus"];
+    Stage::cargo("fuzz", &[&build[..], &run[..]].concat())
+        .env("RUSTFLAGS", COVERAGE_FLAGS)
+        .env("CARGO_TARGET_DIR", "target/fuzz")
+}
 
 fn fmt() -> Stage {
     Stage::cargo("fmt", &["fmt", "--all", "--check"])
@@ -149,7 +177,7 @@ mod tests {
 
     #[test]
     fn every_task_in_the_usage_is_understood() {
-        for word in ["test", "check", "advisories", "bench", "help"] {
+        for word in ["test", "check", "advisories", "fuzz", "bench", "help"] {
             assert!(USAGE.contains(&format!("\n  {word} ")), "{word}");
             assert!(Task::parse(&[word]).is_some(), "{word}");
         }
@@ -157,7 +185,14 @@ mod tests {
 
     #[test]
     fn an_unknown_argument_is_no_task() {
-        for args in [&[][..], &["tests"], &["test", "--quick"], &["check", "x"], &["--version"]] {
+        for args in [
+            &[][..],
+            &["tests"],
+            &["test", "--quick"],
+            &["check", "x"],
+            &["fuzz", "0"],
+            &["--version"],
+        ] {
             assert_eq!(Task::parse(args), None, "{args:?}");
         }
     }
@@ -169,6 +204,16 @@ mod tests {
         let command = stages.last().expect("stages").command();
         assert!(command.starts_with("cargo bench "), "{command}");
         assert!(command.ends_with(" -- restore --rows 1000"), "{command}");
+    }
+
+    #[test]
+    fn fuzzing_takes_a_minute_for_each_parser_unless_told_otherwise() {
+        for (args, seconds) in [(&["fuzz"][..], " all 60 "), (&["fuzz", "7"], " all 7 ")] {
+            let stages = Task::parse(args).expect("a task").stages();
+            let command = stages.last().expect("stages").command();
+            assert!(command.contains("--manifest-path fuzz/Cargo.toml"), "{command}");
+            assert!(command.contains(seconds), "{command}");
+        }
     }
 
     #[test]

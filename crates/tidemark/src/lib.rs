@@ -307,6 +307,8 @@ pub mod env;
 pub mod error;
 pub mod executor;
 pub mod failpoint;
+#[cfg(feature = "fuzzing")]
+pub mod fuzz;
 pub mod ids;
 pub(crate) mod lmdb;
 pub mod operation;

@@ -17,6 +17,8 @@
 //! drivers one wins. Where rows and catalog differ, the target's marks are right.
 
 mod codec;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod lmdb;
 pub mod record;
 

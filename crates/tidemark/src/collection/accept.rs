@@ -35,6 +35,12 @@ impl UnverifiedManifest {
         document::parse(object, bytes).map(UnverifiedManifest)
     }
 
+    /// What it says, as it stands there.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn unchecked(self) -> Manifest {
+        self.0
+    }
+
     /// Holds everything in the manifest against its log entry and against itself.
     ///
     /// Afterwards every path in it is safe, ranges and counts agree, and it claims to be

@@ -32,6 +32,11 @@ pub(super) fn seal(document: &impl Serialize) -> Vec<u8> {
     let mut bytes = pretty(document);
     let body_end = bytes.len() - b"\n}\n".len();
     bytes.truncate(body_end);
+    seal_body(bytes)
+}
+
+/// A document's bytes up to the comma before its seal, and the seal.
+pub(super) fn seal_body(mut bytes: Vec<u8>) -> Vec<u8> {
     let checksum = blake3::hash(&bytes).to_hex();
     bytes.extend_from_slice(SEAL.as_bytes());
     bytes.extend_from_slice(checksum.as_bytes());

@@ -19,6 +19,8 @@ pub mod flaw;
 pub mod fold;
 #[cfg(test)]
 mod format_page;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 pub mod garbage;
 pub mod layout;
 pub mod log;

@@ -12,6 +12,8 @@ mod apply;
 pub mod begin;
 mod chain_proof;
 mod cut;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 pub mod job;
 mod limits;
 mod memory;

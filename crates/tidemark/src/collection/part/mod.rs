@@ -23,6 +23,8 @@
 
 mod columns;
 mod footer;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod layout;
 mod link;
 mod open;

@@ -75,6 +75,8 @@ mod cache;
 mod capture;
 pub(crate) mod catalog;
 mod dump;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzz;
 mod gate;
 mod generation;
 mod load;
