@@ -52,7 +52,13 @@ impl Task {
     fn stages(self) -> Vec<Stage> {
         match self {
             Task::Test => vec![
-                Stage::tools(&[tool::RUSTFMT, tool::CLIPPY, tool::NEXTEST, tool::DENY]),
+                Stage::tools(&[
+                    tool::RUSTFMT,
+                    tool::CLIPPY,
+                    tool::NEXTEST,
+                    tool::DENY,
+                    tool::STRACE,
+                ]),
                 fmt(),
                 clippy_all_features(),
                 clippy_default_features(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use crate::tool::Tool;
+use crate::tool::{Machine, Tool};
 
 /// One line of the report.
 #[derive(Debug)]
@@ -120,13 +120,7 @@ fn install_missing(root: &Path, tools: &[Tool]) -> Result<(), String> {
             println!("found {version}");
             continue;
         }
-        println!("{} is missing, installing it: {}", tool.name, tool.install.join(" "));
-        let [program, args @ ..] = tool.install else {
-            return Err(format!("nothing installs {}", tool.name));
-        };
-        let mut command = command_in(root, program);
-        command.args(args);
-        let installed = run(command);
+        let installed = install(root, tool);
         match (installed, tool.version(root)) {
             (Ok(()), Some(version)) => println!("installed {version}"),
             (Ok(()), None) => {
@@ -136,6 +130,19 @@ fn install_missing(root: &Path, tools: &[Tool]) -> Result<(), String> {
         }
     }
     if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
+}
+
+/// Runs the commands that install a tool, up to the first that fails.
+#[expect(clippy::print_stdout, reason = "says what it adds to the machine")]
+fn install(root: &Path, tool: &Tool) -> Result<(), String> {
+    for words in tool.install_commands(&Machine::look())? {
+        println!("{} is missing, installing it: {}", tool.name, words.join(" "));
+        let (program, args) = words.split_first().expect("a command has a program");
+        let mut command = command_in(root, program);
+        command.args(args);
+        run(command)?;
+    }
+    Ok(())
 }
 
 /// A command at the root of the workspace; the cargo that runs us stands for `cargo`.
@@ -181,7 +188,7 @@ mod tests {
     use std::process::ExitCode;
 
     use super::{Stage, Work, run_all};
-    use crate::tool::Tool;
+    use crate::tool::{Install, Tool};
 
     fn program(program: &'static str) -> Stage {
         Stage { name: program, work: Work::Run { program, args: Vec::new(), env: Vec::new() } }
@@ -219,10 +226,16 @@ mod tests {
 
     #[test]
     fn a_tool_that_cannot_be_installed_fails_the_run() {
-        let unknown =
-            Tool { name: "unknown", probe: &["no-such-program-anywhere"], install: &["false"] };
-        let not_there =
-            Tool { name: "not there", probe: &["no-such-program-anywhere"], install: &["true"] };
+        let unknown = Tool {
+            name: "unknown",
+            probe: &["no-such-program-anywhere"],
+            install: Install::Command(&["false"]),
+        };
+        let not_there = Tool {
+            name: "not there",
+            probe: &["no-such-program-anywhere"],
+            install: Install::Command(&["true"]),
+        };
         assert!(!passes(vec![Stage::tools(&[unknown])]));
         assert!(!passes(vec![Stage::tools(&[not_there])]));
     }

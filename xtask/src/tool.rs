@@ -3,6 +3,7 @@
 //! No C compiler is looked for: this program could not have been linked without.
 
 use std::path::Path;
+use std::process::Command;
 
 use crate::stage::command_in;
 
@@ -12,20 +13,28 @@ pub(crate) struct Tool {
     pub(crate) name: &'static str,
     /// The command that succeeds, and prints the version, where the tool is present.
     pub(crate) probe: &'static [&'static str],
-    /// The command that installs it.
-    pub(crate) install: &'static [&'static str],
+    pub(crate) install: Install,
+}
+
+/// What installs a tool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Install {
+    /// This command.
+    Command(&'static [&'static str]),
+    /// The system's package manager, as a package of that name.
+    Package(&'static str),
 }
 
 pub(crate) const RUSTFMT: Tool = Tool {
     name: "rustfmt",
     probe: &["cargo", "fmt", "--version"],
-    install: &["rustup", "component", "add", "rustfmt"],
+    install: Install::Command(&["rustup", "component", "add", "rustfmt"]),
 };
 
 pub(crate) const CLIPPY: Tool = Tool {
     name: "clippy",
     probe: &["cargo", "clippy", "--version"],
-    install: &["rustup", "component", "add", "clippy"],
+    install: Install::Command(&["rustup", "component", "add", "clippy"]),
 };
 
 /// Runs each test in its own process, with a deadline.
@@ -33,22 +42,147 @@ pub(crate) const NEXTEST: Tool = Tool {
     name: "cargo-nextest",
     probe: &["cargo", "nextest", "--version"],
     // A fixed version, so that a new release cannot break an old commit.
-    install: &["cargo", "install", "--locked", "cargo-nextest", "--version", "0.9.143"],
+    install: Install::Command(&[
+        "cargo",
+        "install",
+        "--locked",
+        "cargo-nextest",
+        "--version",
+        "0.9.143",
+    ]),
 };
 
 /// Checks `deny.toml`.
 pub(crate) const DENY: Tool = Tool {
     name: "cargo-deny",
     probe: &["cargo", "deny", "--version"],
-    install: &["cargo", "install", "--locked", "cargo-deny", "--version", "0.20.2"],
+    install: Install::Command(&[
+        "cargo",
+        "install",
+        "--locked",
+        "cargo-deny",
+        "--version",
+        "0.20.2",
+    ]),
 };
 
+/// Shows the tests what the program syncs, and when.
+pub(crate) const STRACE: Tool =
+    Tool { name: "strace", probe: &["strace", "--version"], install: Install::Package("strace") };
+
+/// Package managers, in the order in which they are looked for, with the commands that come
+/// before the name of a package; the last one takes it.
+const PACKAGE_MANAGERS: [(&str, &[&[&str]]); 5] = [
+    ("apt-get", &[&["update"], &["install", "--yes", "--no-install-recommends"]]),
+    ("dnf", &[&["install", "--assumeyes"]]),
+    ("apk", &[&["add", "--no-cache"]]),
+    ("pacman", &[&["-Sy", "--noconfirm"]]),
+    ("zypper", &[&["--non-interactive", "install"]]),
+];
+
+/// What a machine installs packages with.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    /// Its package manager's commands, and the name.
+    manager: Option<(&'static str, &'static [&'static [&'static str]])>,
+    is_root: bool,
+    has_sudo: bool,
+}
+
+impl Machine {
+    /// The machine this runs on.
+    pub(crate) fn look() -> Machine {
+        let user = Command::new("id").arg("-u").output();
+        let is_root = user.is_ok_and(|user| user.stdout.trim_ascii() == b"0");
+        Machine::with(is_on_path, is_root)
+    }
+
+    fn with(has: impl Fn(&str) -> bool, is_root: bool) -> Machine {
+        let manager = PACKAGE_MANAGERS.into_iter().find(|(name, _)| has(name));
+        Machine { manager, is_root, has_sudo: has("sudo") }
+    }
+
+    /// The commands that install a package, one after another.
+    fn commands(&self, package: &str) -> Result<Vec<Vec<String>>, String> {
+        let Some((manager, steps)) = self.manager else {
+            let known = PACKAGE_MANAGERS.map(|(name, _)| name).join(", ");
+            return Err(format!("no package manager is here ({known}); install {package} by hand"));
+        };
+        let before: &[&str] = match (self.is_root, self.has_sudo) {
+            (true, _) => &[],
+            (false, true) => &["sudo", "--non-interactive"],
+            (false, false) => {
+                return Err(format!("{manager} needs root, or sudo; install {package} by hand"));
+            }
+        };
+        let begin = |step: &[&str]| -> Vec<String> {
+            before.iter().chain(&[manager]).chain(step).map(|&word| word.to_owned()).collect()
+        };
+        let mut commands: Vec<Vec<String>> = steps.iter().map(|step| begin(step)).collect();
+        commands.iter_mut().next_back().expect("it installs").push(package.to_owned());
+        Ok(commands)
+    }
+}
+
+fn is_on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
 impl Tool {
+    /// The commands that install it, one after another; or why there are none.
+    pub(crate) fn install_commands(&self, machine: &Machine) -> Result<Vec<Vec<String>>, String> {
+        match self.install {
+            Install::Command(words) => {
+                Ok(vec![words.iter().map(|&word| word.to_owned()).collect()])
+            }
+            Install::Package(package) => machine.commands(package),
+        }
+    }
+
     /// The first line that the tool prints about itself; `None` where it is missing.
     pub(crate) fn version(&self, root: &Path) -> Option<String> {
         let (program, args) = self.probe.split_first()?;
         let output = command_in(root, program).args(args).output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout);
         output.status.success().then(|| text.lines().next().unwrap_or(self.name).to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Machine, NEXTEST, PACKAGE_MANAGERS, STRACE};
+
+    fn installed_by(programs: &[&str], is_root: bool) -> Result<Vec<String>, String> {
+        let machine = Machine::with(|program| programs.contains(&program), is_root);
+        let commands = STRACE.install_commands(&machine)?;
+        Ok(commands.iter().map(|words| words.join(" ")).collect())
+    }
+
+    #[test]
+    fn a_package_comes_from_the_package_manager_that_is_there() {
+        for (manager, _) in PACKAGE_MANAGERS {
+            let commands = installed_by(&[manager], true).expect("commands");
+            assert!(commands.iter().all(|command| command.starts_with(manager)), "{commands:?}");
+            assert!(commands.last().is_some_and(|last| last.ends_with(" strace")), "{commands:?}");
+        }
+        let apt = ["apt-get update", "apt-get install --yes --no-install-recommends strace"];
+        assert_eq!(installed_by(&["apt-get", "dnf"], true).expect("commands"), apt);
+    }
+
+    #[test]
+    fn who_is_not_root_goes_through_sudo_or_is_told() {
+        let commands = installed_by(&["dnf", "sudo"], false).expect("commands");
+        assert_eq!(commands, ["sudo --non-interactive dnf install --assumeyes strace"]);
+        assert!(installed_by(&["dnf"], false).is_err_and(|why| why.contains("root, or sudo")));
+        assert!(installed_by(&["sudo"], true).is_err_and(|why| why.contains("by hand")));
+    }
+
+    #[test]
+    fn a_tool_with_a_command_of_its_own_needs_no_package_manager() {
+        let machine = Machine::with(|_| false, false);
+        let commands = NEXTEST.install_commands(&machine).expect("commands");
+        assert_eq!(commands.len(), 1);
+        assert_eq!(commands[0][..2], ["cargo", "install"]);
     }
 }
