@@ -1,9 +1,12 @@
-//! Time, chance and sleep, the only way the crate gets them.
+//! Time, chance and sleep, the only way the crate gets them; and folders that last.
 //!
 //! Everything else takes a [`Env`], so that a simulator can own the clock and
 //! the dice. Clippy refuses the wall clock and the random crates elsewhere.
 
 use std::fmt::Debug;
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 /// Milliseconds since 1970-01-01T00:00:00Z, for people and for names.
@@ -97,6 +100,67 @@ impl Env for SystemEnv {
     #[expect(clippy::disallowed_methods, reason = "this is where sleep enters the crate")]
     fn sleep(&self, duration: Duration) {
         std::thread::sleep(duration);
+    }
+}
+
+/// How often a folder is begun anew that others remove while it is made.
+const FOLDER_TRIES: u32 = 100;
+
+/// Makes a folder and those above it that are missing; on return their names are durable.
+///
+/// Each is made and synced before the next is made in it. So of those that are there already,
+/// whoever made them, only the last can be one whose maker died before it was synced.
+///
+/// # Errors
+/// [`io::ErrorKind::NotADirectory`] when a file has one of the names.
+pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
+    let folder = std::path::absolute(folder)?;
+    let mut tries = 1;
+    loop {
+        match make_missing(&folder) {
+            // Somebody removed what was empty.
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound && tries < FOLDER_TRIES => {
+                tries += 1;
+            }
+            made => return made,
+        }
+    }
+}
+
+fn make_missing(folder: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = folder.ancestors().take_while(|above| !above.is_dir()).collect();
+    let there = folder.ancestors().nth(missing.len());
+    if let Some(around) = there.and_then(Path::parent) {
+        sync_entries(around)?;
+    }
+    for made in missing.into_iter().rev() {
+        match fs::create_dir(made) {
+            Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {
+                if !made.is_dir() {
+                    return Err(io::ErrorKind::NotADirectory.into());
+                }
+            }
+            other => other?,
+        }
+        made.parent().map_or(Ok(()), sync_entries)?;
+    }
+    Ok(())
+}
+
+/// Makes the names in a folder durable, unless it is closed to us.
+fn sync_entries(folder: &Path) -> io::Result<()> {
+    match sync_folder(folder) {
+        Err(cause) if cause.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes the names in a folder durable: new, moved and removed ones.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        // Some file systems cannot sync a directory and have no need to.
+        Err(cause) if cause.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        other => other,
     }
 }
 

@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 
 pub(crate) mod chain;
 pub(crate) mod deadline;
+pub(crate) mod disk;
 pub(crate) mod process;
+pub(crate) mod trace;
 
 pub(crate) use process::{Gate, Outcome, Running, Tidemark};
 

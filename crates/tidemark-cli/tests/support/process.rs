@@ -25,6 +25,14 @@ pub(crate) struct Tidemark {
     /// Greatest file that it may write.
     file_kib_max: Option<u32>,
     powers: Powers,
+    tracing: Option<Tracing>,
+}
+
+/// What `strace` is to write, and where.
+#[derive(Clone, Debug)]
+struct Tracing {
+    log: PathBuf,
+    expressions: Vec<String>,
 }
 
 /// What the process may do besides what its user may.
@@ -50,6 +58,7 @@ impl Tidemark {
             variables: Vec::new(),
             file_kib_max: None,
             powers: Powers::Inherited,
+            tracing: None,
         };
         tidemark
             .with_variable("HOME", folder.join("home"))
@@ -101,6 +110,15 @@ impl Tidemark {
         Tidemark { powers: Powers::None, ..self.clone() }
     }
 
+    /// The same under `strace`, which writes the system calls of all threads to `log`, with all
+    /// bytes as hexadecimal; what it watches and does is said by its `-e` `expressions`.
+    #[must_use]
+    pub(crate) fn with_trace(&self, log: &Path, expressions: &[&str]) -> Tidemark {
+        let expressions = expressions.iter().map(|&expression| expression.to_owned()).collect();
+        let tracing = Tracing { log: log.to_owned(), expressions };
+        Tidemark { tracing: Some(tracing), ..self.clone() }
+    }
+
     /// Runs it to its end; panics if that takes longer than [`WAIT_MAX`].
     pub(crate) fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Outcome {
         self.spawn(args).wait()
@@ -123,13 +141,29 @@ impl Tidemark {
             Powers::Inherited => command.spawn(),
             Powers::None => spawn_without_powers(&mut command),
         };
-        let mut child = child.unwrap_or_else(|cause| panic!("start {typed}: {cause}"));
+        let mut child = child.unwrap_or_else(|cause| {
+            let hint = match self.tracing {
+                Some(_) => "; `cargo xtask test` installs strace where it is missing",
+                None => "",
+            };
+            panic!("start {typed}: {cause}{hint}")
+        });
         let stdout = Stream::collect(child.stdout.take().expect("stdout is piped"));
         let stderr = Stream::collect(child.stderr.take().expect("stderr is piped"));
         Running { typed, child, stdout, stderr }
     }
 
     fn command(&self) -> Command {
+        if let Some(Tracing { log, expressions }) = &self.tracing {
+            let mut command = Command::new("strace");
+            // Strings end at no length that a test would reach.
+            command.args(["-f", "-y", "-xx", "-s", "1000000000", "-o"]).arg(log);
+            expressions.iter().for_each(|expression| {
+                command.args(["-e", expression]);
+            });
+            command.arg("--").arg(&self.program);
+            return command;
+        }
         let Some(kib) = self.file_kib_max else { return Command::new(&self.program) };
         let mut command = Command::new("/bin/sh");
         // POSIX counts in blocks of 512 bytes.

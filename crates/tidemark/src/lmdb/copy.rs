@@ -25,7 +25,8 @@ impl Environment {
     pub(crate) fn copy_into(&self, dir: &Path, env: &dyn Env) -> Result<()> {
         let file = dir.join(DATA_FILE);
         if file.exists() {
-            return Ok(());
+            // Whoever made it may have died before its name was durable.
+            return sync_directory(dir);
         }
         remove_unfinished(dir)?;
         let unfinished = dir.join(format!("{DATA_FILE}.{:032x}{COPYING_SUFFIX}", env.random_id()));

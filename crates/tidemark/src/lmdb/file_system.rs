@@ -1,8 +1,8 @@
 //! What LMDB needs of the file system.
 
-use std::fs::File;
 use std::path::Path;
 
+use crate::env;
 use crate::error::{Error, Kind, Result};
 
 /// Network file systems by the magic number of `statfs(2)`: their maps are not coherent and
@@ -42,10 +42,14 @@ fn network_name(magic: u32) -> Option<&'static str> {
     NETWORK.iter().find(|(network, _)| *network == magic).map(|(_, name)| *name)
 }
 
+/// Makes a directory, durable as all that leads to it.
+pub(crate) fn make_directory(dir: &Path) -> Result<()> {
+    env::make_folder(dir).map_err(|cause| Error::io(format!("create `{}`", dir.display()), cause))
+}
+
 /// Makes the names inside `dir` durable: new, renamed and removed files.
 pub(crate) fn sync_directory(dir: &Path) -> Result<()> {
-    let synced = File::open(dir).and_then(|dir| dir.sync_all());
-    synced.map_err(|cause| Error::io(format!("sync `{}`", dir.display()), cause))
+    env::sync_folder(dir).map_err(|cause| Error::io(format!("sync `{}`", dir.display()), cause))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ mod file_system;
 mod lock;
 
 pub(crate) use error::LmdbContext;
-pub(crate) use file_system::sync_directory;
+pub(crate) use file_system::{make_directory, sync_directory};
 pub(crate) use lock::{FileLock, LockMode};
 
 /// A named database of an [`Environment`]: raw bytes to raw bytes, ordered by `memcmp`.
@@ -107,13 +107,9 @@ impl Environment {
         options: EnvironmentOptions,
         env: &dyn Env,
     ) -> Result<Arc<Environment>> {
-        fs::create_dir_all(dir)
-            .map_err(|cause| Error::io(format!("create `{}`", dir.display()), cause))?;
+        make_directory(dir)?;
         let environment = open_registered(dir, options, env)?;
         sync_directory(dir)?;
-        if let Some(parent) = environment.dir.parent() {
-            sync_directory(parent)?;
-        }
         Ok(environment)
     }
 

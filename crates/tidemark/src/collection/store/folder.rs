@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::{ObjectEntry, PutOutcome};
-use crate::env::WallTime;
+use crate::env::{self, WallTime, sync_folder};
 use crate::failpoint;
 
 /// Deepest folder that is listed: a collection has three levels; a loop of links has no end.
@@ -93,28 +93,12 @@ impl LocalFolder {
         Err(io::Error::other(format!("more than {DRAFTS_MAX} drafts of {}", place.display())))
     }
 
-    /// Makes `folder` and syncs every entry from above the root down to it, also those that
-    /// are there already: whoever made them may have died before syncing.
+    /// Makes `folder`, durable as all that leads to it.
     fn make_folder(&self, folder: &Path) -> io::Result<()> {
         if self.synced.lock().expect("no panic while held").contains(folder) && folder.is_dir() {
             return Ok(());
         }
-        let above = self.root.ancestors().skip(1).find(|above| above.is_dir());
-        let top = above.unwrap_or(&self.root).to_path_buf();
-        fs::create_dir_all(folder).map_err(|cause| match cause.kind() {
-            // A file has the folder's name; that is not an object that exists.
-            io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
-            _ => cause,
-        })?;
-        for dir in folder.ancestors().take_while(|dir| dir.starts_with(&top)) {
-            match sync_folder(dir) {
-                // What lies above the root may be closed to us; it was there before.
-                Err(cause)
-                    if cause.kind() == io::ErrorKind::PermissionDenied
-                        && !dir.starts_with(&self.root) => {}
-                other => other?,
-            }
-        }
+        env::make_folder(folder)?;
         self.synced.lock().expect("no panic while held").insert(folder.to_path_buf());
         Ok(())
     }
@@ -246,14 +230,6 @@ impl Drop for LocalDraft {
         if !self.published {
             let _ = fs::remove_file(&self.draft);
         }
-    }
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    match File::open(folder)?.sync_all() {
-        // Some file systems cannot sync a directory and have no need to.
-        Err(cause) if cause.kind() == io::ErrorKind::InvalidInput => Ok(()),
-        other => other,
     }
 }
 

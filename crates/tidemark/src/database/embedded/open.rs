@@ -17,7 +17,7 @@ use super::{EmbeddedDatabase, EmbeddedOptions};
 use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::lmdb::{Environment, EnvironmentOptions, sync_directory};
+use crate::lmdb::{Environment, EnvironmentOptions, make_directory, sync_directory};
 
 /// Address space reserved for the catalog.
 const CATALOG_MAP_BYTES: u64 = 64 << 30;
@@ -92,6 +92,8 @@ impl EmbeddedDatabase {
             );
             return Err(Error::new(Kind::Broken, message));
         }
+        // The marker before what only it vouches for: whoever wrote it may have died before.
+        sync_directory(dir)?;
         for part in [&shards_dir, &dir.join("locks"), &dir.join("scratch")] {
             fs::create_dir_all(part)
                 .map_err(|cause| Error::io(format!("create `{}`", part.display()), cause))?;
@@ -105,7 +107,6 @@ impl EmbeddedDatabase {
         let target_records = TargetRecords::open(&environment, &*env, options.lock_wait)?;
         let catalog = Catalog::open(environment, &*env, options.lock_wait)?;
         let (record, started) = find_or_create_record(&catalog, &*env, options.lock_wait)?;
-        sync_directory(dir)?;
         let database = EmbeddedDatabase {
             dir: dir.to_owned(),
             shards: ShardCache::new(shards_dir, options.open_shards_max),
@@ -179,8 +180,8 @@ fn is_empty_or_missing(dir: &Path) -> Result<bool> {
 
 /// Writes the marker whole or not at all.
 pub(super) fn write_marker(dir: &Path, env: &dyn Env) -> Result<()> {
+    make_directory(dir)?;
     let write = || -> std::io::Result<()> {
-        fs::create_dir_all(dir)?;
         let started = dir.join(format!("{MARKER_STARTED}-{:016x}", env.random()));
         let mut file = fs::File::create_new(&started)?;
         file.write_all(&record::encode(&MarkerRecord { kind: MarkerRecord::KIND.to_owned() }))?;
@@ -192,8 +193,7 @@ pub(super) fn write_marker(dir: &Path, env: &dyn Env) -> Result<()> {
     };
     write()
         .map_err(|cause| Error::io(format!("create a database in `{}`", dir.display()), cause))?;
-    sync_directory(dir)?;
-    dir.canonicalize().ok().and_then(|dir| dir.parent().map(sync_directory)).unwrap_or(Ok(()))
+    sync_directory(dir)
 }
 
 /// Refuses a directory that is not ours, without touching it.

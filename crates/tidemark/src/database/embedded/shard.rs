@@ -11,7 +11,6 @@
 //! the directory below.
 
 use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,7 +23,7 @@ use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::lmdb::{
     Environment, EnvironmentOptions, FileLock, LmdbContext, LockMode, NamedDatabase, ReadTxn,
-    WriteTxn, sync_directory,
+    WriteTxn, make_directory,
 };
 
 const IN_USE_FILE: &str = "in-use";
@@ -63,8 +62,7 @@ impl Shard {
         env: &dyn Env,
     ) -> Result<Shard> {
         let dir = directory(shards, generation);
-        fs::create_dir_all(&dir)
-            .map_err(|cause| Error::io(format!("create `{}`", dir.display()), cause))?;
+        make_directory(&dir)?;
         let in_use = lock_in_use(&dir, options, env)?;
         let environment = Environment::create(&dir, environment_options(options), env)?;
         let [rows, changes, meta] =
@@ -94,9 +92,7 @@ impl Shard {
         env: &dyn Env,
     ) -> Result<Shard> {
         let dir = directory(shards, generation);
-        fs::create_dir_all(&dir)
-            .map_err(|cause| Error::io(format!("create `{}`", dir.display()), cause))?;
-        sync_directory(shards)?;
+        make_directory(&dir)?;
         // Held until the copy is open, so that nobody takes the directory for garbage.
         let _in_use = lock_in_use(&dir, options, env)?;
         base.environment.copy_into(&dir, env)?;
