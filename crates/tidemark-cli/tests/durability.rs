@@ -279,6 +279,11 @@ fn what_a_dead_load_left_unsynced_is_synced_by_the_next() {
 }
 
 #[test]
+fn what_a_dead_backup_left_unsynced_is_synced_by_the_next() {
+    Watched::new(0).run_again_after_each_sync_that_was_missed(&BACKUP);
+}
+
+#[test]
 fn what_a_dead_restore_left_unsynced_is_synced_by_the_next() {
     Watched::new(1).run_again_after_each_sync_that_was_missed(&RESTORE);
 }

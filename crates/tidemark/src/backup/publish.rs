@@ -11,7 +11,7 @@ use super::parent::selection;
 use super::{MADE_BY, SELECTION};
 use crate::collection::accept::totals;
 use crate::collection::collection::MANIFEST_BYTES_MAX;
-use crate::collection::layout::{BackupDirectory, manifest_path, part_ticket};
+use crate::collection::layout::{BackupDirectory, log_path, manifest_path, part_ticket};
 use crate::collection::manifest::{FormatVersion, LogEntry, Manifest, SourceLink};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
@@ -27,7 +27,11 @@ impl BackupJob<'_> {
     /// carrying on starts over. What the store and the source say otherwise.
     pub(super) fn publish(&self) -> Result<()> {
         let manifest = match self.find_own()? {
-            Some((_, manifest)) => manifest,
+            Some((entry, manifest)) => {
+                // Of a process that died, maybe before the entry was durable.
+                self.parts.collection.store().settle(&log_path(entry.sequence))?;
+                manifest
+            }
             None => self.commit()?,
         };
         self.remove_strays(&manifest);

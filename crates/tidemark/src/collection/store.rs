@@ -223,6 +223,21 @@ impl Store {
         }
     }
 
+    /// Makes sure that an object which is there is durable: its writer may have died between
+    /// making it visible and making its name durable.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub fn settle(&self, path: &str) -> Result<()> {
+        check_relative(path)?;
+        match &self.backend {
+            Backend::Folder(folder) => {
+                folder.settle(path).map_err(|cause| failure(self.doing("sync", path), cause))
+            }
+            Backend::Objects(_) => Ok(()),
+        }
+    }
+
     fn put_object(
         &self,
         objects: &Arc<dyn ObjectStore>,

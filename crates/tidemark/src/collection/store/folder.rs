@@ -103,6 +103,12 @@ impl LocalFolder {
         Ok(())
     }
 
+    /// Syncs the name of an object; its bytes were synced before it had one.
+    pub(super) fn settle(&self, path: &str) -> io::Result<()> {
+        let place = self.place(path);
+        sync_folder(place.parent().unwrap_or(&self.root))
+    }
+
     fn forget(&self, folder: &Path) {
         self.synced.lock().expect("no panic while held").remove(folder);
     }
