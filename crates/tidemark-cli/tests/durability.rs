@@ -161,6 +161,10 @@ impl Checked {
     /// The page that makes a transaction count is about to be written.
     fn commit(&mut self, disk: &Disk, path: &Path) {
         assert!(disk.has_durable_bytes(path), "{} commits unsynced pages", path.display());
+        if path.parent().unwrap().ends_with("catalog") {
+            // The record of a generation goes with this; the directory must not come back.
+            assert_eq!(disk.unsynced_move(), None, "the catalog forgets what may be back");
+        }
         self.commits += 1;
     }
 

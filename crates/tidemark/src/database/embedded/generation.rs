@@ -11,7 +11,7 @@ use super::{EmbeddedDatabase, SHARDS_MAX};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::ids::TableName;
-use crate::lmdb::{FileLock, LockMode, WriteTxn};
+use crate::lmdb::{FileLock, LockMode, WriteTxn, sync_directory};
 
 const GARBAGE_PREFIX: &str = "garbage-";
 
@@ -158,6 +158,7 @@ impl EmbeddedDatabase {
         let candidates: Vec<_> = all.into_iter().filter_map(removable).collect();
         if !candidates.is_empty() {
             let mut txn = self.write_catalog()?;
+            let mut moved = false;
             for number in candidates {
                 self.shards.close_idle(number);
                 // It may have become live, or gone, since the list was made.
@@ -165,7 +166,13 @@ impl EmbeddedDatabase {
                 let still = state.and_then(|state| removable((number, state))).is_some();
                 if still && self.move_aside(number)? {
                     self.catalog().put_generation(&mut txn, number, None)?;
+                    moved = true;
                 }
+            }
+            if moved {
+                // Or a directory comes back after its record, the only one that names it, went.
+                sync_directory(&self.scratch_dir())?;
+                sync_directory(self.shards.directory())?;
             }
             txn.commit()?;
         }
