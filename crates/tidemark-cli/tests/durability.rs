@@ -251,7 +251,7 @@ fn a_takeover_claims_every_shard_durably_before_the_catalog_has_the_new_holder()
 }
 
 #[test]
-fn a_table_is_loaded_synced() {
+fn a_table_is_loaded_synced_and_dumped_synced() {
     let mut watched = Watched::new(0);
     let root = watched.root();
     let lines: String = (0..200).map(|id| format!("{id},{}\n", id * 7)).collect();
@@ -263,6 +263,8 @@ fn a_table_is_loaded_synced() {
     std::fs::write(root.join("t.csv"), format!("id,value\n{lines}777,8\n")).unwrap();
     watched.disk = Disk::of(&root);
     watched.run(&[&load[..], &["--sync"]].concat()).expect(&["lmdb.after_commit"]);
+    let dump = ["db", "dump", "--db", db, "--table", "t", "--output", "dumped.csv", "--json"];
+    watched.run(&dump).expect(&[]);
 }
 
 #[test]

@@ -78,6 +78,9 @@ fn to_file(database: &EmbeddedDatabase, args: &DumpArgs, path: &Path) -> Result<
         drop(buffered);
         file.sync_all().map_err(writing)?;
         fs::rename(&draft, path).map_err(writing)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = File::open(folder.unwrap_or(Path::new(".")));
+        folder.and_then(|folder| folder.sync_all()).map_err(writing)?;
         Ok(report)
     });
     if dumped.is_err() {
