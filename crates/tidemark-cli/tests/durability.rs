@@ -195,7 +195,8 @@ impl Checked {
 /// Whether anybody relies on the file: not so on drafts and locks.
 fn is_ours(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let is_draft = name.contains('#') || name.contains(".json.new") || name.ends_with(".copying");
+    let is_draft =
+        name.contains('#') || name.contains(".json.new") || name.ends_with(".unfinished");
     !is_draft && !is_lock(path) && !path.iter().any(|part| part == "scratch")
 }
 

@@ -101,16 +101,17 @@ impl Environment {
 
     /// The same, and makes directory and environment when they are missing.
     ///
-    /// Idempotent. A crash leaves an empty directory or an empty environment.
+    /// Idempotent; on return all is durable. A crash leaves an empty directory or an empty
+    /// environment.
     pub(crate) fn create(
         dir: &Path,
         options: EnvironmentOptions,
         env: &dyn Env,
     ) -> Result<Arc<Environment>> {
         make_directory(dir)?;
-        let environment = open_registered(dir, options, env)?;
-        sync_directory(dir)?;
-        Ok(environment)
+        file_system::refuse_network(dir)?;
+        copy::make_empty(dir, options, env)?;
+        open_registered(dir, options, env)
     }
 
     /// A view of the last commit. Short-lived: pages it can see are not used again.

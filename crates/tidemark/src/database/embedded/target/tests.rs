@@ -240,7 +240,7 @@ fn preparing_completes_what_a_crash_left() {
                 // And a copy that was not finished.
                 let dir = place.dir.join("shards").join(next.to_string());
                 std::fs::create_dir_all(&dir).unwrap();
-                std::fs::write(dir.join("data.mdb.0123.copying"), [0; 5000]).unwrap();
+                std::fs::write(dir.join("data.mdb.0123.unfinished"), [0; 5000]).unwrap();
             }
             place.reopen().unwrap();
             let database = place.database();
