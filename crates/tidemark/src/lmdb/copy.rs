@@ -111,6 +111,9 @@ fn remove_unfinished(dir: &Path) -> Result<()> {
             };
             match removed {
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+                // Its maker is at work in it still, or removes it as well: whatever stays goes
+                // with that one's own removal, or with the next call.
+                Err(cause) if cause.kind() == io::ErrorKind::DirectoryNotEmpty => {}
                 removed => removed.map_err(|cause| {
                     Error::io(format!("remove `{}`", entry.path().display()), cause)
                 })?,
