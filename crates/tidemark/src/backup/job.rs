@@ -193,11 +193,15 @@ impl Job for BackupJob<'_> {
     }
 
     fn outcome(&self) -> Option<String> {
-        if let Some(outcome) = &*lock(&self.outcome) {
-            return Some(outcome.to_json());
-        }
-        // An operation that ended before this process came has said it already.
-        self.parts.catalog.state(self.parts.id).ok()?.outcome
+        lock(&self.outcome).as_ref().map(BackupOutcome::to_json)
+    }
+
+    fn recall(&self, outcome: &str) -> Result<()> {
+        let recalled = serde_json::from_str(outcome).map_err(|cause| {
+            Error::with_source(Kind::Broken, "read what the backup said before", cause)
+        })?;
+        self.say(recalled);
+        Ok(())
     }
 }
 

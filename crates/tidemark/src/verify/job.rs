@@ -224,15 +224,8 @@ impl Job for VerifyJob<'_> {
                     None => TaskOutcome::Proved,
                 }
             }
-            Task::Publish { .. } => {
-                // A process that comes after the verdict has not heard it: it was a clean one.
-                let is_known = lock(&self.verdict).is_some();
-                if !is_known {
-                    let verdict = self.judge(stop)?;
-                    *lock(&self.verdict) = Some(verdict);
-                }
-                TaskOutcome::Published
-            }
+            // The verdict is durable since it was given.
+            Task::Publish { .. } => TaskOutcome::Published,
             Task::Discard { .. } => {
                 self.remove_scratch();
                 TaskOutcome::Discarded
@@ -253,10 +246,15 @@ impl Job for VerifyJob<'_> {
     }
 
     fn outcome(&self) -> Option<String> {
-        if let Some(verdict) = &*lock(&self.verdict) {
-            return Some(verdict.to_json());
-        }
-        self.catalog.state(self.id).ok()?.outcome
+        lock(&self.verdict).as_ref().map(VerifyOutcome::to_json)
+    }
+
+    fn recall(&self, outcome: &str) -> Result<()> {
+        let recalled = serde_json::from_str(outcome).map_err(|cause| {
+            Error::with_source(Kind::Broken, "read what the verification said before", cause)
+        })?;
+        *lock(&self.verdict) = Some(recalled);
+        Ok(())
     }
 }
 
