@@ -180,15 +180,25 @@ impl RestoreJob {
         links: &[TableLink<'_>],
         run: u32,
     ) -> Result<SortedRun> {
-        let plan = &self.plan.tables[table];
-        let planned = plan.runs.runs.get(run as usize);
+        let inputs = self.merged(operation, table, links, run)?;
+        let (codec, target) = (&self.codecs[table], &self.plan.tables[table].target);
+        let path = self.run_path(operation, table, run);
+        self.parts.merge(&inputs, codec, target, &path, &mut |_| Ok(()))
+    }
+
+    /// What the merge of that number reads, oldest first.
+    fn merged<'a>(
+        &'a self,
+        operation: OperationId,
+        table: usize,
+        links: &[TableLink<'a>],
+        run: u32,
+    ) -> Result<Vec<Input<'a>>> {
+        let planned = self.plan.tables[table].runs.runs.get(run as usize);
         let planned = planned
             .ok_or_else(|| Error::new(Kind::Broken, format!("merge {run} is beyond the plan")))?;
         let inputs = planned.inputs.iter();
-        let inputs: Result<Vec<Input<'_>>> =
-            inputs.map(|input| self.input(operation, table, links, *input)).collect();
-        let path = self.run_path(operation, table, run);
-        self.parts.merge(&inputs?, &self.codecs[table], &plan.target, &path, &mut |_| Ok(()))
+        inputs.map(|input| self.input(operation, table, links, *input)).collect()
     }
 
     fn start_merge(
@@ -198,22 +208,12 @@ impl RestoreJob {
         run: u32,
         planned: Work,
     ) -> Result<Merge<'_>> {
-        let plan = &self.plan.tables[table];
         let links = self.links(table, None)?;
-        let merged =
-            plan.runs.runs.get(run as usize).ok_or_else(|| {
-                Error::new(Kind::Broken, format!("merge {run} is beyond the plan"))
-            })?;
-        let inputs: Result<Vec<Input<'_>>> = merged
-            .inputs
-            .iter()
-            .map(|input| self.input(ticket.operation, table, &links, *input))
-            .collect();
         Merge::open(MergeWork {
             parts: &self.parts,
-            inputs: inputs?,
+            inputs: self.merged(ticket.operation, table, &links, run)?,
             codec: &self.codecs[table],
-            table: &plan.target,
+            table: &self.plan.tables[table].target,
             path: self.run_path(ticket.operation, table, run),
             planned,
             attempt: ticket.attempt,
