@@ -5,10 +5,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Tests that are named before they are here, by the beginning of their names; where they are,
-/// they are checked like all others.
-const AWAITED: [&str; 1] = ["tests/memory_restore.rs::"];
-
 fn root() -> PathBuf {
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR").unwrap();
     Path::new(&manifest).join("../..")
@@ -78,10 +74,7 @@ impl Sources {
             let is_listed = self.text(lists.0).is_some_and(|text| text.contains(&lists.1));
             return (!is_listed).then(|| format!("no such promise: {named}"));
         }
-        let is_awaited = AWAITED.iter().any(|awaited| named.starts_with(awaited));
-        let Some(text) = self.text(path) else {
-            return (!is_awaited).then(|| format!("no file: {named}"));
-        };
+        let Some(text) = self.text(path) else { return Some(format!("no file: {named}")) };
         let mut lines = text.lines().map(str::trim);
         let opening = format!("fn {name}(");
         while let Some(line) = lines.next() {
@@ -92,7 +85,7 @@ impl Sources {
                 }
             }
         }
-        (!is_awaited).then(|| format!("no such test: {named}"))
+        Some(format!("no such test: {named}"))
     }
 }
 
