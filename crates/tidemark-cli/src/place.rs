@@ -149,10 +149,10 @@ impl Place {
         env: &Arc<dyn Env>,
     ) -> Result<Place> {
         if let Some(dir) = state {
-            let place = Place::in_directory(dir, vec!["--state".to_owned(), shown(dir)], env)?;
             // The database knows operations by their numbers, also those that it does not record.
-            let catalog = LmdbCatalog::of_directory_for(dir, database, Arc::clone(env))?;
-            return Ok(Place { catalog, database: Some(Arc::clone(database)), ..place });
+            let catalog = LmdbCatalog::of_directory_for(dir, database, Arc::clone(env));
+            let place = Place::in_directory(dir, state_locator(dir), catalog)?;
+            return Ok(Place { database: Some(Arc::clone(database)), ..place });
         }
         let DatabaseUrl::Embedded(dir) = url;
         Ok(Place {
@@ -169,10 +169,11 @@ impl Place {
     /// # Errors
     /// [`Kind::Usage`] when neither XDG_STATE_HOME nor HOME says where that is.
     pub(crate) fn of_state(state: Option<&Path>, env: &Arc<dyn Env>) -> Result<Place> {
-        match state {
-            Some(dir) => Place::in_directory(dir, vec!["--state".to_owned(), shown(dir)], env),
-            None => Place::in_directory(&state_home()?, Vec::new(), env),
-        }
+        let (dir, locator) = match state {
+            Some(dir) => (dir.to_owned(), state_locator(dir)),
+            None => (state_home()?, Vec::new()),
+        };
+        Place::in_directory(&dir, locator, LmdbCatalog::open_or_create(&dir, Arc::clone(env)))
     }
 
     /// The place that `location` names; `None` if it is a state directory in which nothing
@@ -218,8 +219,12 @@ impl Place {
         }
     }
 
-    fn in_directory(dir: &Path, locator: Vec<String>, env: &Arc<dyn Env>) -> Result<Place> {
-        let catalog = LmdbCatalog::open_or_create(dir, Arc::clone(env))
+    fn in_directory(
+        dir: &Path,
+        locator: Vec<String>,
+        catalog: Result<LmdbCatalog>,
+    ) -> Result<Place> {
+        let catalog = catalog
             .map_err(|error| error.context(format!("open the state in `{}`", dir.display())))?;
         let (logs, dir) = (dir.join("locks"), dir.to_owned());
         Ok(Place { catalog, database: None, logs, dir, locator })
@@ -293,8 +298,8 @@ fn state_home() -> Result<PathBuf> {
     })
 }
 
-fn shown(dir: &Path) -> String {
-    dir.display().to_string()
+fn state_locator(dir: &Path) -> Vec<String> {
+    vec!["--state".to_owned(), dir.display().to_string()]
 }
 
 #[cfg(test)]
