@@ -34,8 +34,8 @@ pub(crate) struct Progress {
     steps: u32,
     rate: Rate,
     face: Face,
-    /// Failures that were told, as shard and attempt.
-    told: BTreeSet<(u32, u32)>,
+    /// Failures that were told, by who failed and attempt.
+    told: BTreeSet<(String, u32)>,
     /// What people should know, that no status message has carried yet.
     notices: VecDeque<String>,
     has_told_holder: bool,
@@ -139,12 +139,14 @@ impl Progress {
     }
 
     fn tell_failures(&mut self, view: &StatusView) {
-        for stalled in &view.stalled {
-            if self.told.insert((stalled.shard, stalled.attempt)) {
-                self.trouble(&format!(
-                    "shard {}, attempt {}: {}; it is tried again",
-                    stalled.shard, stalled.attempt, stalled.reason
-                ));
+        let shards = view
+            .stalled
+            .iter()
+            .map(|stalled| (format!("shard {}", stalled.shard), stalled.attempt, &stalled.reason));
+        let whole = view.retrying.iter().map(|retry| (phase(view), retry.attempt, &retry.reason));
+        for (who, attempt, reason) in shards.chain(whole) {
+            if self.told.insert((who.clone(), attempt)) {
+                self.trouble(&format!("{who}, attempt {attempt}: {reason}; it is tried again"));
             }
         }
     }
@@ -254,6 +256,9 @@ fn text(view: &StatusView) -> String {
     if let Some(stalled) = view.stalled.first() {
         parts.push(format!("shard {} waits: {}", stalled.shard, stalled.reason));
     }
+    if let Some(retry) = &view.retrying {
+        parts.push(format!("tried again: {}", retry.reason));
+    }
     parts.join(", ")
 }
 
@@ -272,6 +277,7 @@ fn table_text(table: &TableView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::status::RetryView;
 
     fn view() -> StatusView {
         StatusView {
@@ -292,6 +298,7 @@ mod tests {
             shards_in_flight: 3,
             tables: Vec::new(),
             stalled: Vec::new(),
+            retrying: None,
             notice: None,
         }
     }
@@ -311,5 +318,12 @@ mod tests {
         let stalled = vec![status::StalledView { shard: 3, attempt: 2, reason }];
         let shown = line(&StatusView { stalled, ..view() });
         assert!(shown.ends_with("shard 3 waits: the store is throttled"), "{shown}");
+    }
+
+    #[test]
+    fn publishing_that_is_tried_again_says_why() {
+        let retry = RetryView { attempt: 2, reason: "a reader holds `orders`".to_owned() };
+        let shown = line(&StatusView { retrying: Some(retry), ..view() });
+        assert!(shown.ends_with("tried again: a reader holds `orders`"), "{shown}");
     }
 }

@@ -15,7 +15,7 @@ use tidemark::operation::{Desired, Failure, PausedBy, Phase, ShardProgress, Shar
 use tidemark::restore::job::RestoreOutcome;
 
 use super::human::{self, Align, bytes, count, counted, duration};
-use super::status::stage_name;
+use super::status::{RetryView, stage_name};
 use super::verify;
 use crate::drive::Run;
 use crate::exit::Exit;
@@ -403,6 +403,8 @@ pub(crate) struct DetailView {
     pub(crate) paused: Option<PausedView>,
     /// Why it failed.
     pub(crate) failure: Option<FailureView>,
+    /// What is tried again for the operation as a whole.
+    pub(crate) retrying: Option<RetryView>,
     /// Planned rows of all steps.
     pub(crate) total_rows: u64,
     /// Planned bytes of all steps and the proof.
@@ -519,6 +521,7 @@ impl DetailView {
             shards_in_flight_max: state.window,
             paused,
             failure,
+            retrying: RetryView::new(state),
             total_rows: total.rows,
             total_bytes: total.bytes,
             shards,
@@ -557,6 +560,9 @@ impl DetailView {
         }
         if let Some(failure) = &self.failure {
             field("failure", format!("{}: {}", failure.kind, failure.message));
+        }
+        if let Some(retry) = &self.retrying {
+            field("retrying", format!("attempt {}: {}", retry.attempt, retry.reason));
         }
         let mut text = lines.join("\n");
         text.push('\n');

@@ -7,7 +7,7 @@ use tidemark::catalog::StoredState;
 use tidemark::executor::TableProgress;
 use tidemark::ids::{ShardIdx, StepIdx};
 use tidemark::operation::{
-    ApplyStage, Operation, Percent, Phase, ShardProgress, ShardStatus, Work, Working,
+    ApplyStage, Operation, Percent, Phase, ShardProgress, ShardStatus, State, Work, Working,
 };
 
 /// Most shards that are named because they do not move.
@@ -55,6 +55,9 @@ pub(crate) struct StatusView {
     /// Shards that wait after a failure, at most a few of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) stalled: Vec<StalledView>,
+    /// What is tried again for the operation as a whole, if anything is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retrying: Option<RetryView>,
     /// Something people should know, once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) notice: Option<String>,
@@ -84,6 +87,24 @@ pub(crate) struct StalledView {
     pub(crate) attempt: u32,
     /// What the last one ended with.
     pub(crate) reason: String,
+}
+
+/// What an operation does between its shards' work, such as publishing, and tries again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct RetryView {
+    /// Attempts so far.
+    pub(crate) attempt: u32,
+    /// What the last one ended with.
+    pub(crate) reason: String,
+}
+
+impl RetryView {
+    /// A view; `None` while nothing failed, and when nothing is tried any more.
+    pub(crate) fn new(state: &State) -> Option<RetryView> {
+        let reason = state.task.reason.clone()?;
+        matches!(state.phase, Phase::Working(_) | Phase::Reverting { .. })
+            .then_some(RetryView { attempt: state.task.attempt.0, reason })
+    }
 }
 
 /// How far applying is; `None` in every other phase.
@@ -169,6 +190,7 @@ pub(crate) fn of_driven(
         shards_in_flight: if has_shards { operation.in_flight_count() } else { 0 },
         tables: tables.iter().map(table_view).collect(),
         stalled,
+        retrying: RetryView::new(state),
         notice: None,
     }
 }
@@ -210,6 +232,7 @@ pub(crate) fn of_stored(
         shards_in_flight: has(|status| *status == ShardStatus::InFlight) as u32,
         tables: Vec::new(),
         stalled: stalled(shards.iter().cloned()),
+        retrying: RetryView::new(state),
         notice: None,
     }
 }
@@ -252,6 +275,10 @@ fn seconds(duration: Duration) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use tidemark::Kind;
+    use tidemark::ids::Attempt;
+    use tidemark::operation::{Failure, Planned};
+
     use super::*;
 
     #[test]
@@ -263,5 +290,18 @@ mod tests {
         // What an earlier run did does not count: 100 in 10 s, 400 are left.
         assert_eq!(rate.remaining(600, 1000, at(15)), Some(at(40)));
         assert_eq!(rate.remaining(1000, 1000, at(55)), Some(at(0)));
+    }
+
+    #[test]
+    fn what_is_tried_again_is_told_until_it_is_given_up() {
+        let mut state = State::new(Planned::default(), 1);
+        assert_eq!(RetryView::new(&state), None);
+        state.task.attempt = Attempt(2);
+        state.task.reason = Some("a writer does not let go".to_owned());
+        let told = RetryView::new(&state).unwrap();
+        assert_eq!((told.attempt, told.reason.as_str()), (2, "a writer does not let go"));
+        let failure = Failure { kind: Kind::Transient, message: "gave up".to_owned() };
+        state.phase = Phase::Failed { was: Working::Allocating, failure };
+        assert_eq!(RetryView::new(&state), None);
     }
 }
