@@ -20,14 +20,14 @@ use tidemark::backup::{BackupOptions, BackupRequest, begin_backup};
 use tidemark::catalog::LmdbCatalog;
 use tidemark::collection::{Collection, Store};
 use tidemark::database::embedded::{EmbeddedDatabase, EmbeddedOptions, WriteBatch};
-use tidemark::database::{ExistingTable, Fence, Mark, Publish, Target, TargetShard, TargetTable};
+use tidemark::database::{Fence, Mark, Target, TargetLayer, TargetShard};
 use tidemark::env::{Env, SystemEnv};
 use tidemark::executor::{Ended, Intent, Stop, Unobserved, run};
-use tidemark::ids::{TableName, Txn};
+use tidemark::ids::TableName;
 use tidemark::operation::WINDOW_DEFAULT;
 use tidemark::restore::options::MEMORY_BYTES_DEFAULT;
 use tidemark::restore::{RestoreOptions, Room, Route, begin_restore};
-use tidemark::row::{LogicalType, RowBatch, RowStream, Schema, Value};
+use tidemark::row::{LogicalType, RowBatch, Schema, Value};
 use tidemark::{Error, Kind, Result};
 
 /// Rows of the table.
@@ -47,7 +47,11 @@ struct Counted {
     dies_after: Option<u64>,
 }
 
-impl Target for Counted {
+impl TargetLayer for Counted {
+    fn inner(&self) -> &dyn Target {
+        &*self.database
+    }
+
     /// Counts a chunk, then lets the database apply it, or dies before it could.
     fn apply(
         &self,
@@ -67,42 +71,6 @@ impl Target for Counted {
             let _ = kill_process(getpid(), Signal::KILL);
         }
         self.database.apply(fence, shard, rows, mark)
-    }
-
-    fn identity(&self) -> Result<String> {
-        Target::identity(&*self.database)
-    }
-
-    fn allocate_txn(&self) -> Result<Txn> {
-        Target::allocate_txn(&*self.database)
-    }
-
-    fn existing(&self, name: &TableName) -> Result<Option<ExistingTable>> {
-        self.database.existing(name)
-    }
-
-    fn prepare(&self, fence: Fence, tables: &[TargetTable]) -> Result<()> {
-        self.database.prepare(fence, tables)
-    }
-
-    fn mark(&self, shard: &TargetShard) -> Result<Option<Mark>> {
-        self.database.mark(shard)
-    }
-
-    fn seal(&self, fence: Fence) -> Result<()> {
-        self.database.seal(fence)
-    }
-
-    fn read_back<'a>(&'a self, shard: &TargetShard) -> Result<Box<dyn RowStream + 'a>> {
-        self.database.read_back(shard)
-    }
-
-    fn publish(&self, fence: Fence, how: Publish) -> Result<()> {
-        self.database.publish(fence, how)
-    }
-
-    fn discard(&self, fence: Fence) -> Result<()> {
-        self.database.discard(fence)
     }
 }
 

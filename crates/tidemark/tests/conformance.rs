@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use own_driver::OwnDatabase;
 use tidemark::database::conformance::{Rows, Subject, TARGET_PROMISES, TargetSubject};
 use tidemark::database::{
-    Disposition, ExistingTable, Fence, Mark, Publish, Target, TargetShard, TargetTable,
+    Disposition, ExistingTable, Fence, Mark, Publish, Target, TargetLayer, TargetShard, TargetTable,
 };
 use tidemark::ids::{Epoch, OperationId, TableName, Txn};
 use tidemark::row::{RowBatch, RowStream, Schema};
@@ -89,9 +89,9 @@ impl Faulty {
     }
 }
 
-impl Target for Faulty {
-    fn identity(&self) -> Result<String> {
-        Target::identity(&self.inner)
+impl TargetLayer for Faulty {
+    fn inner(&self) -> &dyn Target {
+        &self.inner
     }
 
     fn allocate_txn(&self) -> Result<Txn> {
@@ -181,10 +181,6 @@ impl Target for Faulty {
             }
             _ => result,
         }
-    }
-
-    fn seal(&self, fence: Fence) -> Result<()> {
-        self.inner.seal(fence)
     }
 
     fn read_back<'a>(&'a self, shard: &TargetShard) -> Result<Box<dyn RowStream + 'a>> {

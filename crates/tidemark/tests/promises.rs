@@ -12,10 +12,9 @@ use chain::{backup, database, dump, env, name, restore_done, sp500};
 use tidemark::catalog::{Catalog, LmdbCatalog};
 use tidemark::collection::{Collection, Store};
 use tidemark::database::embedded::{EmbeddedDatabase, WriteBatch};
-use tidemark::database::{ExistingTable, Fence, Mark, Publish, Target, TargetShard, TargetTable};
+use tidemark::database::{Fence, Mark, Target, TargetLayer, TargetShard};
 use tidemark::env::SystemEnv;
 use tidemark::executor::{Ended, Intent, Stop, Unobserved, run};
-use tidemark::ids::{TableName, Txn};
 use tidemark::operation::{PausedBy, Phase};
 use tidemark::restore::options::MEMORY_BYTES_DEFAULT;
 use tidemark::restore::{BegunRestore, PlanKind, RestoreOptions, Room, Route, begin_restore};
@@ -93,25 +92,9 @@ impl RowStream for WithoutLast<'_> {
     }
 }
 
-impl Target for Between {
-    fn identity(&self) -> Result<String> {
-        Target::identity(&*self.database)
-    }
-
-    fn allocate_txn(&self) -> Result<Txn> {
-        Target::allocate_txn(&*self.database)
-    }
-
-    fn existing(&self, name: &TableName) -> Result<Option<ExistingTable>> {
-        self.database.existing(name)
-    }
-
-    fn prepare(&self, fence: Fence, tables: &[TargetTable]) -> Result<()> {
-        self.database.prepare(fence, tables)
-    }
-
-    fn mark(&self, shard: &TargetShard) -> Result<Option<Mark>> {
-        self.database.mark(shard)
+impl TargetLayer for Between {
+    fn inner(&self) -> &dyn Target {
+        &*self.database
     }
 
     fn apply(
@@ -138,24 +121,12 @@ impl Target for Between {
         applied
     }
 
-    fn seal(&self, fence: Fence) -> Result<()> {
-        self.database.seal(fence)
-    }
-
     fn read_back<'a>(&'a self, shard: &TargetShard) -> Result<Box<dyn RowStream + 'a>> {
         let rows = self.database.read_back(shard)?;
         if self.loses_last_row && shard.shard.0 == 1 {
             return Ok(Box::new(WithoutLast { rows, ahead: None }));
         }
         Ok(rows)
-    }
-
-    fn publish(&self, fence: Fence, how: Publish) -> Result<()> {
-        self.database.publish(fence, how)
-    }
-
-    fn discard(&self, fence: Fence) -> Result<()> {
-        self.database.discard(fence)
     }
 }
 

@@ -12,10 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use tidemark::Result;
-use tidemark::database::{ExistingTable, Fence, Mark, Publish, Target, TargetShard, TargetTable};
-use tidemark::ids::{TableName, Txn};
+use tidemark::database::{Fence, Mark, Target, TargetLayer, TargetShard};
 use tidemark::restore::PlanKind;
-use tidemark::row::{RowBatch, RowStream};
+use tidemark::row::RowBatch;
 
 use crate::Size;
 use crate::data::Chain;
@@ -88,7 +87,11 @@ struct Counted {
     kill_after: u64,
 }
 
-impl Target for Counted {
+impl TargetLayer for Counted {
+    fn inner(&self) -> &dyn Target {
+        &*self.inner
+    }
+
     fn apply(
         &self,
         fence: Fence,
@@ -103,41 +106,5 @@ impl Target for Counted {
             rustix::process::kill_process(this, rustix::process::Signal::KILL).unwrap();
         }
         self.inner.apply(fence, shard, rows, mark)
-    }
-
-    fn identity(&self) -> Result<String> {
-        self.inner.identity()
-    }
-
-    fn allocate_txn(&self) -> Result<Txn> {
-        self.inner.allocate_txn()
-    }
-
-    fn existing(&self, name: &TableName) -> Result<Option<ExistingTable>> {
-        self.inner.existing(name)
-    }
-
-    fn prepare(&self, fence: Fence, tables: &[TargetTable]) -> Result<()> {
-        self.inner.prepare(fence, tables)
-    }
-
-    fn mark(&self, shard: &TargetShard) -> Result<Option<Mark>> {
-        self.inner.mark(shard)
-    }
-
-    fn seal(&self, fence: Fence) -> Result<()> {
-        self.inner.seal(fence)
-    }
-
-    fn read_back<'a>(&'a self, shard: &TargetShard) -> Result<Box<dyn RowStream + 'a>> {
-        self.inner.read_back(shard)
-    }
-
-    fn publish(&self, fence: Fence, how: Publish) -> Result<()> {
-        self.inner.publish(fence, how)
-    }
-
-    fn discard(&self, fence: Fence) -> Result<()> {
-        self.inner.discard(fence)
     }
 }

@@ -17,8 +17,10 @@ use crate::row::{Digest, KeyRange, RowBatch, RowStream, Schema};
 
 pub mod conformance;
 pub mod embedded;
+mod layer;
 pub mod mark;
 
+pub use layer::TargetLayer;
 pub use mark::{LinkTally, Mark, RangeDigest};
 
 /// A database that can be backed up.
