@@ -6,7 +6,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use tidemark::env::BootTime;
-use tidemark::executor::commit::Driver;
+use tidemark::executor::turn::{Answer, Turns};
 use tidemark::executor::{Intent, Job, ShardRun, Stop};
 use tidemark::ids::{Attempt, Epoch, OperationId, ShardIdx, StepIdx};
 use tidemark::operation::{Event, Phase, ShardStatus, TaskTicket, Ticket, Working};
@@ -35,17 +35,12 @@ pub(crate) enum Stage<'a> {
 
 /// What the executor's loop keeps.
 pub(crate) struct Drive<'a> {
-    pub(crate) driver: Driver<'a>,
-    /// Epoch of the fence under which new work writes.
-    pub(crate) epoch: Epoch,
-    /// Whether the target refused that fence.
-    pub(crate) is_fenced: bool,
-    /// When the lease was renewed, and when it ticked.
-    pub(crate) renewed: BootTime,
-    pub(crate) ticked: BootTime,
+    pub(crate) turns: Turns<'a>,
+    /// Whether somebody pressed the keys that interrupt a command.
+    pub(crate) is_interrupted: bool,
     /// Why it leaves, once it does; its workers end at their next chunk.
     pub(crate) leaving: Option<String>,
-    pub(crate) inbox: Vec<Event>,
+    pub(crate) inbox: Vec<Answer>,
     pub(crate) workers: BTreeMap<u64, Worker<'a>>,
     /// The newest attempt of each shard that this process started.
     pub(crate) started: BTreeMap<(StepIdx, ShardIdx), Attempt>,
@@ -55,7 +50,7 @@ pub(crate) struct Drive<'a> {
 
 /// Silence after which an attempt must have been given up: what the run's policy allows, and
 /// the latest that a late sign of life is heard.
-const SILENCE_MAX: Duration = Duration::from_secs(90);
+const SILENCE_MAX: Duration = Duration::from_secs(55);
 
 /// Phase, step, running shards and done ones of an operation.
 pub(crate) type Shape = (&'static str, Option<StepIdx>, u32, u64);
@@ -80,13 +75,10 @@ pub(crate) enum Work {
 }
 
 impl<'a> Drive<'a> {
-    pub(crate) fn new(driver: Driver<'a>, now: BootTime) -> Drive<'a> {
+    pub(crate) fn new(turns: Turns<'a>) -> Drive<'a> {
         Drive {
-            epoch: driver.epoch(),
-            driver,
-            is_fenced: false,
-            renewed: now,
-            ticked: now,
+            turns,
+            is_interrupted: false,
             leaving: None,
             inbox: Vec::new(),
             workers: BTreeMap::new(),
@@ -97,7 +89,7 @@ impl<'a> Drive<'a> {
 
     /// What a stale answer must not change.
     pub(crate) fn shape(&self) -> Shape {
-        let operation = self.driver.operation();
+        let operation = self.turns.operation();
         let phase = operation.state().phase.name();
         let step = operation.state().phase.step();
         (phase, step, operation.in_flight_count(), operation.shards_done())
@@ -115,7 +107,7 @@ impl<'a> Drive<'a> {
 
     /// An attempt that went silent long ago and still counts as running. Asked after a turn.
     pub(crate) fn long_silent(&self, now: BootTime) -> Option<Ticket> {
-        let operation = self.driver.operation();
+        let operation = self.turns.operation();
         let Phase::Working(Working::Waiting { step, .. }) = operation.state().phase else {
             return None;
         };
@@ -129,8 +121,8 @@ impl<'a> Drive<'a> {
     }
 
     /// Whether every event is a shard's answer to a ticket that is not the newest.
-    pub(crate) fn are_all_stale(&self, events: &[Event]) -> bool {
-        events.iter().all(|event| match event {
+    pub(crate) fn are_all_stale(&self, answers: &[Answer]) -> bool {
+        answers.iter().all(|answer| match &answer.event {
             Event::ShardDone { ticket, .. }
             | Event::ShardFailed { ticket, .. }
             | Event::ShardStopped { ticket }

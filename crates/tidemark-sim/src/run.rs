@@ -1,10 +1,9 @@
 //! One run: a schedule of steps that the seed decides, over the real code.
 //!
-//! The executor's own loop lives on threads; this one owns the time and the order instead. It
-//! drives [`Driver`] and [`Job`] as that loop does: what it hears
-//! goes through the order file, and what that asks for becomes workers, each of whose chunks
-//! is one step. A person is simulated, too: whoever's command ended before the operation did
-//! runs it again.
+//! The executor's own loop has threads; this one owns the time and the order instead. Each
+//! turn is the real one, [`Turns::turn`]: what is heard goes through the order file, and what
+//! that asks for becomes workers, each of whose chunks is one step. A person is simulated,
+//! too: whoever's command ended before the operation did runs it again.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,13 +15,13 @@ use tidemark::catalog::{Catalog, Holding, OperationRecord, Verb};
 use tidemark::collection::{Collection, Store};
 use tidemark::database::{Fence, Mark, Publish, Target, TargetShard};
 use tidemark::env::Env;
-use tidemark::executor::commit::{Driver, Orders, Recovered};
-use tidemark::executor::{ChunkOutcome, Intent, Job, Stop, claim};
+use tidemark::executor::commit::Orders;
+use tidemark::executor::turn::{Answer, Turns};
+use tidemark::executor::{ChunkOutcome, Ended, Intent, Job, Stop, Unobserved, claim};
 use tidemark::ids::{Epoch, OperationId, ShardIdx, StepIdx};
 use tidemark::operation::Task;
 use tidemark::operation::{
-    Desired, Effect, Event, Failure, Moment, PausedBy, Phase, Planned, Request, RetryPolicy, State,
-    Work as Amount,
+    Effect, Event, Failure, Moment, PausedBy, Planned, Request, RetryPolicy, State, Work as Amount,
 };
 use tidemark::restore::{Room, Route, begin_restore, plan_restore, resume_restore};
 use tidemark::row::{ChangeOp, RowBatch, RowRef};
@@ -48,10 +47,8 @@ const STEPS_MAX: u64 = 12_000;
 const PROCESSES_MAX: usize = 3;
 /// What one restore owns before: the copy that is rolled forward.
 const EARLIER_OPERATION: OperationId = OperationId(1_000_000);
-/// Time between two renewals of a lease, as the executor has it.
-const RENEW: Duration = Duration::from_secs(2);
-/// Time between two ticks, as the executor has it.
-const TICK: Duration = Duration::from_millis(200);
+/// Milliseconds after which the executor looks around again.
+const LOOK_AROUND: u64 = 100;
 /// A gate that cannot be reached: a run that counts its gates dies nowhere.
 const NOWHERE: Option<u64> = None;
 
@@ -148,12 +145,12 @@ enum Happening {
     Take(u32),
     /// A driver looks around, and does so again and again.
     Drive(u32),
-    /// A driver looks around once more than it would.
+    /// A driver looks around once more.
     Look(u32),
     /// A worker does its next piece.
     Work(u32, u64),
     /// An answer reaches a driver.
-    Heard(u32, Event, Epoch),
+    Heard(u32, Answer),
     /// A worker thread has ended.
     WorkerGone(u32, u64),
     /// Objects are put back from a copy of the collection.
@@ -167,7 +164,7 @@ impl Happening {
             | Happening::Drive(process)
             | Happening::Look(process)
             | Happening::Work(process, _)
-            | Happening::Heard(process, ..)
+            | Happening::Heard(process, _)
             | Happening::WorkerGone(process, _) => Some(*process),
             Happening::Start(_) | Happening::Mend => None,
         }
@@ -354,15 +351,15 @@ impl<'a> Simulation<'a> {
             Happening::Take(process) => self.take(process),
             Happening::Drive(process) => {
                 self.disturb(process);
-                self.drive(process, true);
+                self.drive(process);
                 if self.is_driving(process) {
                     let pause = self.between(100, 1_500);
                     self.after(pause, Happening::Drive(process));
                 }
             }
-            Happening::Look(process) => self.drive(process, true),
+            Happening::Look(process) => self.drive(process),
             Happening::Work(process, worker) => self.work(process, worker),
-            Happening::Heard(process, event, epoch) => self.hear(process, event, epoch),
+            Happening::Heard(process, answer) => self.hear(process, answer),
             Happening::WorkerGone(process, worker) => self.worker_gone(process, worker),
             Happening::Mend => {
                 self.store.mend();
@@ -491,11 +488,11 @@ impl<'a> Simulation<'a> {
         intent: Intent,
     ) -> Result<()> {
         let hold = self.catalog.hold(id, epoch)?;
-        let (mut driver, recovered) = Driver::load(&self.catalog, hold, job, id, policy())?;
         let moment = self.moment();
-        let orders = first_turn(&mut driver, job, recovered, intent, moment);
+        let mut turns = Turns::load(&self.catalog, hold, job, id, policy(), moment.now)?;
+        let orders = turns.begin(intent, moment, &mut Unobserved);
         // Whatever came of it, the process has the hold now, and dies with it.
-        let drive = Drive::new(driver, self.world.boot_time());
+        let drive = Drive::new(turns);
         if let Some(found) = self.processes.get_mut(&process) {
             found.taking = None;
             found.stage = Stage::Driving(Box::new(drive));
@@ -543,13 +540,24 @@ impl<'a> Simulation<'a> {
             }
         }
         if self.happens(|rates| rates.steer) {
-            let request = match self.between(0, 3) {
-                0 => Request::Resume,
-                1 => Request::Window(self.between(1, 5) as u32),
-                _ => Request::Pause { by: PausedBy::Person, why: "a pause".to_owned() },
+            let request = match self.between(0, 4) {
+                0 => Some(Request::Resume),
+                1 => Some(Request::Window(self.between(1, 5) as u32)),
+                2 => None,
+                _ => Some(Request::Pause { by: PausedBy::Person, why: "a pause".to_owned() }),
             };
-            self.world.say(|| format!("somebody asks: {request:?}"));
-            let _ = self.catalog.steer(id, &request);
+            match request {
+                Some(request) => {
+                    self.world.say(|| format!("somebody asks: {request:?}"));
+                    let _ = self.catalog.steer(id, &request);
+                }
+                None => {
+                    self.world.say(|| "somebody interrupts the command".to_owned());
+                    if let Some(drive) = self.drive_of(process) {
+                        drive.is_interrupted = true;
+                    }
+                }
+            }
         }
         if self.happens(|rates| rates.cancel) {
             self.cancel(id);
@@ -590,41 +598,49 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    fn hear(&mut self, process: u32, event: Event, epoch: Epoch) {
+    fn hear(&mut self, process: u32, answer: Answer) {
         let Some(drive) = self.drive_of(process) else { return };
-        if let Event::ShardFailed { failure, .. } | Event::TaskFailed { failure, .. } = &event {
-            drive.is_fenced |= failure.kind == Kind::Fenced && epoch == drive.epoch;
-        }
-        drive.inbox.push(event);
+        drive.inbox.push(answer);
         // Sometimes several answers are in one commit.
         let is_crowd = self.crowd.is_some();
         if !is_crowd && self.between(0, 9) < 7 {
-            self.drive(process, false);
+            self.drive(process);
         }
     }
 
-    /// One turn of the executor's loop.
-    fn drive(&mut self, process: u32, looks_around: bool) {
-        let (moment, now) = (self.moment(), self.world.boot_time());
-        let job = self.processes.get(&process).map(|found| found.job);
-        let (Some(job), Some(drive)) = (job, self.drive_of(process)) else { return };
+    /// What the executor's loop does with what it has heard.
+    fn drive(&mut self, process: u32) {
+        let now = self.world.boot_time();
+        let Some(drive) = self.drive_of(process) else { return };
+        let answers = std::mem::take(&mut drive.inbox);
+        let is_stale = !answers.is_empty() && drive.are_all_stale(&answers);
+        if is_stale && drive.turns.is_due(now) {
+            // What is due would hide what late answers do.
+            self.turn(process, Vec::new(), false);
+        }
+        self.turn(process, answers, is_stale);
+    }
+
+    /// One turn of that loop; nothing follows from answers that are all stale.
+    fn turn(&mut self, process: u32, answers: Vec<Answer>, is_stale: bool) {
+        let moment = self.moment();
+        let Some(drive) = self.drive_of(process) else { return };
         if drive.leaving.is_some() {
             return self.leave_if_alone(process);
         }
-        let window = drive.driver.operation().state().window;
+        let window = drive.turns.operation().state().window;
         let before = drive.shape();
-        let turn = turn(drive, job, looks_around, moment, now);
-        let (orders, is_stale) = match turn {
-            Ok(Some(turned)) => turned,
-            Ok(None) => return self.leave_if_at_rest(process),
+        let is_stale = is_stale && !drive.turns.is_due(moment.now);
+        let turned = drive.turns.turn(answers, drive.is_interrupted, moment, &mut Unobserved);
+        let orders = match turned {
+            Ok(orders) => orders,
             Err(error) => {
                 drive.workers.values().for_each(|worker| worker.stop.ask());
                 drive.leaving = Some(error.chain());
                 return self.leave_if_alone(process);
             }
         };
-        let is_stale = is_stale.then_some(before);
-        self.check_turn(process, &orders, is_stale, window);
+        self.check_turn(process, &orders, is_stale.then_some(before), window);
         self.act(process, orders);
         self.leave_if_at_rest(process);
     }
@@ -638,7 +654,7 @@ impl<'a> Simulation<'a> {
         if stale.is_some_and(|before| before != drive.shape()) || (stale.is_some() && asks) {
             world.violate(format!("a late answer was heard, and asked for {:?}", orders.effects));
         }
-        let operation = drive.driver.operation();
+        let operation = drive.turns.operation();
         let state = operation.state();
         let starts = |effect: &Effect| matches!(effect, Effect::RunShard(_));
         // A window that shrinks lets end what runs already.
@@ -700,13 +716,13 @@ impl<'a> Simulation<'a> {
             let worker = Worker {
                 work,
                 stop: Stop::default(),
-                epoch: drive.epoch,
+                epoch: drive.turns.fence().epoch,
                 run: None,
                 opened_after: 0,
                 has_hung: false,
             };
             drive.workers.insert(number, worker);
-            let delay = self.between(0, 200);
+            let mut delay = self.between(0, 200);
             let is_publishing =
                 matches!(work, Work::Task(ticket) if matches!(ticket.task, Task::Publish { .. }));
             // The last moment to change one's mind is one too late.
@@ -715,6 +731,8 @@ impl<'a> Simulation<'a> {
                 && let Some(id) = self.operation()
             {
                 self.cancel(id);
+                // Both at once, as late as it takes to look around again.
+                delay += LOOK_AROUND;
                 self.after(delay, Happening::Look(process));
             }
             self.after(delay, Happening::Work(process, number));
@@ -751,10 +769,8 @@ impl<'a> Simulation<'a> {
                 let delay = self.world.leave() + 1;
                 let advanced = advanced.into_inner().unwrap_or_else(PoisonError::into_inner);
                 for bytes in advanced {
-                    self.after(
-                        delay,
-                        Happening::Heard(process, Event::TaskAdvanced { ticket, bytes }, epoch),
-                    );
+                    let event = Event::TaskAdvanced { ticket, bytes };
+                    self.after(delay, Happening::Heard(process, Answer { event, epoch }));
                 }
                 let event = match done {
                     Ok(outcome) => Event::TaskDone { ticket, outcome },
@@ -840,7 +856,8 @@ impl<'a> Simulation<'a> {
                 true if self.between(0, 1) == 0 => self.between(20, 600),
                 true => self.between(500, 40_000),
             };
-            self.after(delay + late, Happening::Heard(process, event.clone(), epoch));
+            let answer = Answer { event: event.clone(), epoch };
+            self.after(delay + late, Happening::Heard(process, answer));
         }
     }
 
@@ -856,13 +873,14 @@ impl<'a> Simulation<'a> {
 
     fn leave_if_at_rest(&mut self, process: u32) {
         let Some(drive) = self.drive_of(process) else { return };
-        let operation = drive.driver.operation();
-        if !operation.is_at_rest() || !drive.workers.is_empty() || !drive.inbox.is_empty() {
+        if !drive.turns.may_leave() || !drive.workers.is_empty() || !drive.inbox.is_empty() {
             return;
         }
-        let how = match (&operation.state().phase, &operation.state().desired) {
-            (Phase::Working(_), Desired::Paused { why, .. }) => format!("paused: {why}"),
-            (phase, _) => phase.name().to_owned(),
+        let how = match drive.turns.ended() {
+            Ended::Paused { why, .. } => format!("paused: {why}"),
+            Ended::Done { .. } | Ended::Cancelled | Ended::Failed(_) => {
+                drive.turns.operation().state().phase.name().to_owned()
+            }
         };
         self.end(process, &how);
     }
@@ -890,91 +908,9 @@ impl<'a> Simulation<'a> {
     }
 }
 
-/// The first transitions, as the executor's loop begins.
-fn first_turn(
-    driver: &mut Driver<'_>,
-    job: &dyn Job,
-    recovered: Recovered,
-    intent: Intent,
-    moment: Moment,
-) -> Result<Orders> {
-    if driver.operation().state().phase.is_terminal() {
-        return Ok(Orders::default());
-    }
-    let requests = driver.requests()?;
-    let seen = requests.last().map(|(number, _)| *number);
-    let waited = requests.into_iter().map(|(_, request)| request);
-    let events: Vec<Event> = match intent {
-        Intent::Cancel => {
-            std::iter::once(Request::Cancel).chain(waited).map(Event::Steered).collect()
-        }
-        Intent::CarryOn => {
-            let lost = (recovered == Recovered::CutLost).then_some(Event::CutLost);
-            let waited = waited.filter(|request| !matches!(request, Request::Pause { .. }));
-            let steered = waited.chain([Request::Resume]);
-            let steered = steered.map(|request| Event::Steered(bounded(job, request)));
-            lost.into_iter().chain(steered).collect()
-        }
-    };
-    let mut orders = driver.commit_then_act(events, moment, seen)?;
-    let found = driver.recover(moment)?;
-    orders.effects.extend(found.effects);
-    Ok(orders)
-}
-
-/// The request as it can be met: no wider window than fits the memory.
-fn bounded(job: &dyn Job, request: Request) -> Request {
-    match request {
-        Request::Window(asked) => Request::Window(asked.min(job.window_max())),
-        other => other,
-    }
-}
-
-/// Takes in what was heard and what is due, and commits; nothing if there was nothing.
-fn turn(
-    drive: &mut Drive<'_>,
-    job: &dyn Job,
-    looks_around: bool,
-    moment: Moment,
-    now: tidemark::env::BootTime,
-) -> Result<Option<(Orders, bool)>> {
-    let mut events = std::mem::take(&mut drive.inbox);
-    let is_stale = !events.is_empty() && drive.are_all_stale(&events);
-    let is_ended = drive.driver.operation().state().phase.is_terminal();
-    let mut seen = None;
-    if looks_around && !is_ended {
-        for (number, request) in drive.driver.requests()? {
-            seen = Some(number);
-            events.push(Event::Steered(bounded(job, request)));
-        }
-        if now.since(drive.renewed) >= RENEW {
-            drive.renewed = now;
-            drive.driver.renew()?;
-        }
-        let is_due = drive.driver.operation().next_due().is_some_and(|due| due <= now);
-        if is_due || now.since(drive.ticked) >= TICK {
-            drive.ticked = now;
-            events.push(Event::Tick);
-        }
-    }
-    if std::mem::take(&mut drive.is_fenced) && !is_ended {
-        // Somebody who tried to take the operation and failed may have raised the fence.
-        drive.driver.renew()?;
-        let epoch = job.allocate_epoch()?;
-        let operation = drive.driver.operation();
-        job.claim(Fence { operation: operation.id(), epoch }, &operation.state().phase)?;
-        drive.epoch = epoch;
-    }
-    if events.is_empty() && seen.is_none() {
-        return Ok(None);
-    }
-    let orders = drive.driver.commit_then_act(events, moment, seen)?;
-    Ok(Some((orders, is_stale && !looks_around)))
-}
-
 /// The retry policy of the product, with a silence that ends within a run.
 fn policy() -> RetryPolicy {
-    RetryPolicy { silence_max: Duration::from_secs(30), ..RetryPolicy::default() }
+    RetryPolicy { silence_max: Duration::from_secs(10), ..RetryPolicy::default() }
 }
 
 fn failure(error: &Error) -> Failure {

@@ -3,8 +3,9 @@
 //! - [`Job`] is what a verb gives: its tasks and the runs of its shards.
 //! - [`commit::Driver`] is the order file: a transition is durable before any of its
 //!   effects is performed.
-//! - [`run`] is the loop around it: one driver thread, one thread per running task or
-//!   shard, a channel of answers between them.
+//! - [`turn::Turns`] is one turn of the loop around it: answers and requests in, effects out.
+//! - [`run`] is that loop: one driver thread, one thread per running task or shard, a
+//!   channel of answers between them.
 //!
 //! Recovery is this same loop: [`run`] does not know whether it is the first.
 
@@ -12,6 +13,7 @@ pub mod begin;
 pub mod commit;
 mod hold;
 mod run;
+pub mod turn;
 mod undo;
 
 #[cfg(test)]
@@ -29,7 +31,8 @@ use crate::operation::{
 };
 
 pub use hold::claim;
-pub use run::{Intent, run};
+pub use run::run;
+pub use turn::Intent;
 pub use undo::Undo;
 
 /// The work of one verb, behind the machine's tasks and shards.
