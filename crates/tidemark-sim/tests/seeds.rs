@@ -1,4 +1,4 @@
-//! A minute of seeds, spread over the scenarios, and that a seed is one run.
+//! A minute of processor time of seeds, spread over the scenarios, and that a seed is one run.
 
 use tidemark_sim::run::{How, run};
 use tidemark_sim::scenario::Scenario;
@@ -20,42 +20,42 @@ fn hold(scenario: Scenario, count: u64) {
 
 #[test]
 fn a_fold_survives_everything() {
-    hold(Scenario::RestoreFold, 120);
+    hold(Scenario::RestoreFold, 360);
 }
 
 #[test]
 fn a_sequential_restore_survives_everything() {
-    hold(Scenario::RestoreSequential, 80);
+    hold(Scenario::RestoreSequential, 240);
 }
 
 #[test]
 fn rolling_forward_survives_everything() {
-    hold(Scenario::RollForward, 100);
+    hold(Scenario::RollForward, 300);
 }
 
 #[test]
 fn a_process_may_die_at_every_gate() {
-    hold(Scenario::CrashEverywhere, 80);
+    hold(Scenario::CrashEverywhere, 240);
 }
 
 #[test]
 fn of_several_drivers_one_wins() {
-    hold(Scenario::TwoDrivers, 100);
+    hold(Scenario::TwoDrivers, 300);
 }
 
 #[test]
 fn pausing_and_cancelling_is_possible_anywhere() {
-    hold(Scenario::PauseCancelAnywhere, 100);
+    hold(Scenario::PauseCancelAnywhere, 300);
 }
 
 #[test]
 fn a_store_in_chaos_delays_and_changes_nothing() {
-    hold(Scenario::ChaosStore, 30);
+    hold(Scenario::ChaosStore, 90);
 }
 
 #[test]
 fn very_many_shards_are_driven_to_their_end() {
-    hold(Scenario::MillionShards, 1);
+    hold(Scenario::MillionShards, 3);
 }
 
 #[test]
