@@ -93,11 +93,15 @@ impl Task {
                 let mut args = vec!["bench", "--package", "tidemark", "--bench", "figures", LOCKED];
                 args.push("--");
                 args.extend(rest.iter().map(String::as_str));
-                vec![
+                let mut stages = vec![
                     // Peak memory is that of the program as people get it.
                     Stage::cargo("program", &["build", "--release", LOCKED]),
                     Stage::cargo("bench", &args),
-                ]
+                ];
+                if rest.iter().any(|word| word == "peers") {
+                    stages.insert(0, Stage::tools(&[tool::SQLITE, tool::PEERS]));
+                }
+                stages
             }
             Task::Help => Vec::new(),
         }

@@ -229,12 +229,12 @@ mod tests {
         let unknown = Tool {
             name: "unknown",
             probe: &["no-such-program-anywhere"],
-            install: Install::Command(&["false"]),
+            install: Install::Commands(&[&["false"]]),
         };
         let not_there = Tool {
             name: "not there",
             probe: &["no-such-program-anywhere"],
-            install: Install::Command(&["true"]),
+            install: Install::Commands(&[&["true"]]),
         };
         assert!(!passes(vec![Stage::tools(&[unknown])]));
         assert!(!passes(vec![Stage::tools(&[not_there])]));

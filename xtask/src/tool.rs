@@ -19,8 +19,8 @@ pub(crate) struct Tool {
 /// What installs a tool.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Install {
-    /// This command.
-    Command(&'static [&'static str]),
+    /// These commands, one after another.
+    Commands(&'static [&'static [&'static str]]),
     /// The system's package manager, as a package of that name.
     Package(&'static str),
 }
@@ -28,13 +28,13 @@ pub(crate) enum Install {
 pub(crate) const RUSTFMT: Tool = Tool {
     name: "rustfmt",
     probe: &["cargo", "fmt", "--version"],
-    install: Install::Command(&["rustup", "component", "add", "rustfmt"]),
+    install: Install::Commands(&[&["rustup", "component", "add", "rustfmt"]]),
 };
 
 pub(crate) const CLIPPY: Tool = Tool {
     name: "clippy",
     probe: &["cargo", "clippy", "--version"],
-    install: Install::Command(&["rustup", "component", "add", "clippy"]),
+    install: Install::Commands(&[&["rustup", "component", "add", "clippy"]]),
 };
 
 /// Runs each test in its own process, with a deadline.
@@ -42,33 +42,54 @@ pub(crate) const NEXTEST: Tool = Tool {
     name: "cargo-nextest",
     probe: &["cargo", "nextest", "--version"],
     // A fixed version, so that a new release cannot break an old commit.
-    install: Install::Command(&[
+    install: Install::Commands(&[&[
         "cargo",
         "install",
         "--locked",
         "cargo-nextest",
         "--version",
         "0.9.143",
-    ]),
+    ]]),
 };
 
 /// Checks `deny.toml`.
 pub(crate) const DENY: Tool = Tool {
     name: "cargo-deny",
     probe: &["cargo", "deny", "--version"],
-    install: Install::Command(&[
+    install: Install::Commands(&[&[
         "cargo",
         "install",
         "--locked",
         "cargo-deny",
         "--version",
         "0.20.2",
-    ]),
+    ]]),
 };
 
 /// Shows the tests what the program syncs, and when.
 pub(crate) const STRACE: Tool =
     Tool { name: "strace", probe: &["strace", "--version"], install: Install::Package("strace") };
+
+/// The command line of a peer of the benchmark.
+pub(crate) const SQLITE: Tool = Tool {
+    name: "sqlite3",
+    probe: &["sqlite3", "--version"],
+    install: Install::Package("sqlite3"),
+};
+
+/// Python with the libraries of the benchmark's peers, in the target folder.
+pub(crate) const PEERS: Tool = Tool {
+    name: "DuckDB and SQLite for Python",
+    probe: &[
+        "target/peers/bin/python",
+        "-c",
+        "import apsw, duckdb; print('DuckDB', duckdb.__version__, 'SQLite', apsw.sqlite_lib_version())",
+    ],
+    install: Install::Commands(&[
+        &["python3", "-m", "venv", "target/peers"],
+        &["target/peers/bin/pip", "install", "--quiet", "duckdb==2.0.1", "apsw==3.54.1.0"],
+    ]),
+};
 
 /// Package managers, in the order in which they are looked for, with the commands that come
 /// before the name of a package; the last one takes it.
@@ -133,8 +154,9 @@ impl Tool {
     /// The commands that install it, one after another; or why there are none.
     pub(crate) fn install_commands(&self, machine: &Machine) -> Result<Vec<Vec<String>>, String> {
         match self.install {
-            Install::Command(words) => {
-                Ok(vec![words.iter().map(|&word| word.to_owned()).collect()])
+            Install::Commands(commands) => {
+                let owned = |words: &&[&str]| words.iter().map(|&word| word.to_owned()).collect();
+                Ok(commands.iter().map(owned).collect())
             }
             Install::Package(package) => machine.commands(package),
         }

@@ -42,3 +42,11 @@ pub(crate) fn anonymous_bytes(pid: u32) -> Option<u64> {
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
 }
+
+/// The same of a process and of all that it started, as far as they live.
+pub(crate) fn anonymous_bytes_of_family(pid: u32) -> u64 {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+    anonymous_bytes(pid).unwrap_or(0) + children.map(anonymous_bytes_of_family).sum::<u64>()
+}

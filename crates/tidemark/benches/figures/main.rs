@@ -20,6 +20,7 @@ mod data;
 mod encoding;
 mod machine;
 mod memory;
+mod peers;
 mod raw;
 mod report;
 mod restore;
@@ -40,6 +41,7 @@ usage: cargo xtask bench [WHAT...] [--rows N] [--runs N] [--dir DIR]
   resume     a restore that is killed half-way beside an undisturbed one
   schedule   events and restart of an operation of up to 1,000,000 shards
   memory     peak memory of the program for long, wide and large data
+  peers      sqlite3 and DuckDB on the same chain; only when named, since it installs them
 
   --rows N   rows of the table [default: 5000000]
   --runs N   turns of each comparison [default: 5]
@@ -48,6 +50,8 @@ usage: cargo xtask bench [WHAT...] [--rows N] [--runs N] [--dir DIR]
 ";
 
 const PARTS: [&str; 5] = ["schedule", "restore", "backup", "resume", "memory"];
+/// Other tools on the same data.
+const PEERS: &str = "peers";
 
 /// How much is measured.
 #[derive(Clone, Debug)]
@@ -80,7 +84,7 @@ impl Args {
                 "--rows" => args.size.rows = words.next()?.parse().ok().filter(|rows| *rows > 0)?,
                 "--runs" => args.size.runs = words.next()?.parse().ok().filter(|runs| *runs > 0)?,
                 "--dir" => args.dir = PathBuf::from(words.next()?),
-                part if PARTS.contains(&part) => args.parts.push(word),
+                part if part == PEERS || PARTS.contains(&part) => args.parts.push(word),
                 _ => return None,
             }
         }
@@ -120,7 +124,7 @@ fn measure(args: &Args, folder: &Path, report: &mut Report) {
     if is_wanted("schedule") {
         schedule::measure(report);
     }
-    if ["restore", "backup", "resume"].iter().any(|part| is_wanted(part)) {
+    if ["restore", "backup", "resume", PEERS].iter().any(|part| is_wanted(part)) {
         let chain = data::chain(&folder.join("chain"), args.size.rows);
         if is_wanted("restore") {
             restore::measure(&chain, &folder.join("restore"), &args.size, report);
@@ -130,6 +134,9 @@ fn measure(args: &Args, folder: &Path, report: &mut Report) {
         }
         if is_wanted("resume") {
             resume::measure(&chain, &folder.join("resume"), &args.size, report);
+        }
+        if is_wanted(PEERS) {
+            peers::measure(&chain, &folder.join("peers"), &args.size, report);
         }
     }
     if is_wanted("memory") {

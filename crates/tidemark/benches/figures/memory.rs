@@ -50,7 +50,7 @@ pub(crate) fn measure(folder: &Path, report: &mut Report) {
 }
 
 /// The release build that lies beside this benchmark's own.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let program = exe.parent().unwrap().parent().unwrap().join("tidemark");
     assert!(program.exists(), "build the program first: cargo xtask bench does");
