@@ -14,6 +14,7 @@ use crate::collection::part::key_text;
 use crate::database::LinkTally;
 use crate::error::{Error, Kind, Result};
 use crate::planted::{self, Bug};
+use crate::row::key::compare_keys;
 use crate::row::payload::overlay;
 use crate::row::{ChangeOp, RowBatch, RowRef, RowStream};
 
@@ -142,13 +143,12 @@ impl<'a> Fold<'a> {
         }
         while let Some(&top) = self.heap.first() {
             let top = top as usize;
-            if out.is_empty() && self.pass_through(top, out)? {
-                return Ok(());
-            }
-            if self.is_shared(top) || !self.stands_alone(self.links[top].row().op) {
-                self.resolve_key(out)?;
-            } else {
-                self.copy_run(top, out)?;
+            if !self.pass_through(top, out)? {
+                if self.is_shared(top) || !self.stands_alone(self.links[top].row().op) {
+                    self.resolve_key(out)?;
+                } else {
+                    self.copy_run(top, out)?;
+                }
             }
             if self.is_enough(out) {
                 return Ok(());
@@ -170,7 +170,9 @@ impl<'a> Fold<'a> {
     fn rival(&self) -> Option<&[u8]> {
         let child = |at: usize| self.heap.get(at).map(|link| self.links[*link as usize].row().key);
         match (child(1), child(2)) {
-            (Some(left), Some(right)) => Some(left.min(right)),
+            (Some(left), Some(right)) => {
+                Some(if compare_keys(left, right).is_le() { left } else { right })
+            }
             (left, right) => left.or(right),
         }
     }
@@ -180,12 +182,12 @@ impl<'a> Fold<'a> {
         self.rival().is_some_and(|rival| rival == self.links[top].row().key)
     }
 
-    /// Hands the top link's whole batch on, if no other link has a row among its keys: what
-    /// happens most, and always when there is one link.
+    /// Copies the top link's whole batch, if no other link has a row among its keys and the
+    /// output takes it: what happens most, and always when there is one link.
     fn pass_through(&mut self, top: usize, out: &mut RowBatch) -> Result<bool> {
         let link = &self.links[top];
-        let fits = link.batch.len() <= self.options.rows_max as usize
-            && link.batch.byte_count() <= self.options.bytes_max;
+        let fits = out.len() + link.batch.len() <= self.options.rows_max as usize
+            && out.byte_count() + link.batch.byte_count() <= self.options.bytes_max;
         let Some(last) = link.batch.last().filter(|_| link.at == 0 && fits) else {
             return Ok(false);
         };
@@ -197,7 +199,8 @@ impl<'a> Fold<'a> {
         let link = &mut self.links[top];
         self.tallies[top].rows += link.batch.len() as u64;
         self.tallies[top].bytes += link.batch.byte_count();
-        std::mem::swap(out, &mut link.batch);
+        // No exchange of buffers: the output's is greater than a link may keep.
+        out.append(&link.batch);
         self.refill_top(top)?;
         Ok(true)
     }
@@ -207,21 +210,24 @@ impl<'a> Fold<'a> {
     fn copy_run(&mut self, top: usize, out: &mut RowBatch) -> Result<()> {
         let rival = self.rival();
         let link = &self.links[top];
+        let rows_left = (self.options.rows_max as usize).saturating_sub(out.len());
+        let bytes_left = self.options.bytes_max.saturating_sub(out.byte_count());
+        let end = link.batch.len().min(link.at + rows_left.max(1));
         let mut at = link.at;
         let mut bytes = 0;
-        while at < link.batch.len() {
+        while at < end {
             let row = link.batch.row(at);
-            let ours = rival.is_none_or(|rival| row.key < rival);
+            let ours = rival.is_none_or(|rival| compare_keys(row.key, rival).is_lt());
             if !ours || !self.stands_alone(row.op) {
                 break;
             }
-            out.push(row);
             bytes += row.byte_count();
             at += 1;
-            if self.is_enough(out) {
+            if bytes >= bytes_left {
                 break;
             }
         }
+        out.append_rows(&link.batch, link.at..at);
         self.note_key(top, at - 1);
         self.tallies[top].rows += (at - self.links[top].at) as u64;
         self.tallies[top].bytes += bytes;
@@ -322,7 +328,7 @@ impl<'a> Fold<'a> {
         let (key_a, key_b) = (self.links[a as usize].row().key, self.links[b as usize].row().key);
         // Links are numbered oldest first; the newest one decides, so it comes first.
         let newest_first = if planted::is(Bug::FoldOldestWins) { a.cmp(&b) } else { b.cmp(&a) };
-        key_a.cmp(key_b).then(newest_first).is_lt()
+        compare_keys(key_a, key_b).then(newest_first).is_lt()
     }
 
     fn sift_down(&mut self, mut at: usize) {
@@ -345,12 +351,13 @@ impl<'a> Fold<'a> {
 impl RowStream for Fold<'_> {
     fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
         batch.clear();
-        let result = self.fill(batch);
-        if result.is_err() {
-            self.heap.clear();
-            batch.clear();
-        }
-        result.map(|()| !batch.is_empty())
+        self.append_batch(batch).inspect_err(|_| batch.clear())
+    }
+
+    fn append_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
+        let before = batch.len();
+        self.fill(batch).inspect_err(|_| self.heap.clear())?;
+        Ok(batch.len() > before)
     }
 }
 

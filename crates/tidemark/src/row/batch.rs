@@ -1,7 +1,9 @@
 //! Rows on the move: batches of keys and payloads in one buffer, and streams of them.
 
+use std::ops::Range;
+
 use crate::error::{Error, Kind, Result};
-use crate::row::key::KeyRange;
+use crate::row::key::{KeyRange, compare_keys};
 use crate::row::value::hex;
 
 /// What happened to a row since the parent backup.
@@ -73,13 +75,43 @@ impl RowBatch {
 
     /// Appends all rows of another batch.
     pub fn append(&mut self, other: &RowBatch) {
+        self.append_rows(other, 0..other.len());
+    }
+
+    /// Appends those rows of another batch; panics beyond its end.
+    pub fn append_rows(&mut self, other: &RowBatch, rows: Range<usize>) {
+        let (from, to) = (other.start_of(rows.start), other.start_of(rows.end));
         let start = self.bytes.len() as u64;
-        self.bytes.extend_from_slice(&other.bytes);
-        self.entries.extend(other.entries.iter().map(|entry| Entry {
-            key_end: start + entry.key_end,
-            payload_end: start + entry.payload_end,
+        self.bytes.extend_from_slice(&other.bytes[from..to]);
+        let moved = |end: u64| start + (end - from as u64);
+        self.entries.extend(other.entries[rows].iter().map(|entry| Entry {
+            key_end: moved(entry.key_end),
+            payload_end: moved(entry.payload_end),
             op: entry.op,
         }));
+    }
+
+    /// Appends a row that `write` appends to the bytes, key first; gives its bytes.
+    ///
+    /// # Errors
+    /// Those of `write`, which otherwise gives the length of the key; the row is not there then.
+    pub(crate) fn try_push_with(
+        &mut self,
+        op: ChangeOp,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<usize>,
+    ) -> Result<u64> {
+        let start = self.bytes.len();
+        match write(&mut self.bytes) {
+            Ok(key_bytes) => {
+                let (key_end, payload_end) = ((start + key_bytes) as u64, self.bytes.len() as u64);
+                self.entries.push(Entry { key_end, payload_end, op });
+                Ok(payload_end - start as u64)
+            }
+            Err(error) => {
+                self.bytes.truncate(start);
+                Err(error)
+            }
+        }
     }
 
     /// Appends a row whose key and payload are written in place.
@@ -119,7 +151,7 @@ impl RowBatch {
 
     /// The row at `at`; panics beyond the end.
     pub fn row(&self, at: usize) -> RowRef<'_> {
-        let start = at.checked_sub(1).map_or(0, |before| self.entries[before].payload_end as usize);
+        let start = self.start_of(at);
         let entry = self.entries[at];
         let key_end = entry.key_end as usize;
         RowRef {
@@ -127,6 +159,11 @@ impl RowBatch {
             op: entry.op,
             payload: &self.bytes[key_end..entry.payload_end as usize],
         }
+    }
+
+    /// Where the bytes of row `at` begin, or those of all rows end.
+    fn start_of(&self, at: usize) -> usize {
+        at.checked_sub(1).map_or(0, |before| self.entries[before].payload_end as usize)
     }
 
     /// Refuses rows that do not ascend strictly by key or lie outside `range`.
@@ -137,7 +174,7 @@ impl RowBatch {
         let mut before: Option<&[u8]> = None;
         for at in 0..self.entries.len() {
             let key = self.row(at).key;
-            if before.is_some_and(|before| before >= key) {
+            if before.is_some_and(|before| compare_keys(before, key).is_ge()) {
                 let message = format!("rows do not ascend by key at 0x{}", hex(key));
                 return Err(Error::new(Kind::Usage, message));
             }
@@ -171,10 +208,23 @@ pub trait RowStream: Send {
     ///
     /// After an error the stream is spent: it is opened again from the mark.
     fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool>;
+
+    /// Appends the next rows to `batch`, which counts as a whole where the stream has a bound
+    /// for its batches; `false` at the end. After an error `batch` means nothing.
+    fn append_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
+        let mut next = RowBatch::new();
+        let more = self.next_batch(&mut next)?;
+        batch.append(&next);
+        Ok(more)
+    }
 }
 
 impl<T: RowStream + ?Sized> RowStream for Box<T> {
     fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
         (**self).next_batch(batch)
+    }
+
+    fn append_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
+        (**self).append_batch(batch)
     }
 }

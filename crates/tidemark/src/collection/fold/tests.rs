@@ -137,15 +137,18 @@ fn trailing_deletes_are_consumed_and_covered_by_the_last_key() {
 }
 
 #[test]
-fn a_single_link_hands_its_own_batches_on() {
+fn batches_are_as_long_as_the_fold_says_whatever_those_of_the_links_are() {
     let changes: Vec<Change> = (0..10).map(|key| upsert(key, 1)).collect();
-    let mut fold = Fold::new(vec![given(&changes, 4)], FoldOptions::new(FoldMode::ToFull));
-    let mut lengths = Vec::new();
-    let mut batch = RowBatch::new();
-    while fold.next_batch(&mut batch).unwrap() {
-        lengths.push(batch.len());
+    for (rows_max, expected) in [(4096, &[10][..]), (4, &[4, 4, 2]), (3, &[3, 3, 3, 1])] {
+        let options = FoldOptions { rows_max, ..FoldOptions::new(FoldMode::ToFull) };
+        let mut fold = Fold::new(vec![given(&changes, 4)], options);
+        let mut lengths = Vec::new();
+        let mut batch = RowBatch::new();
+        while fold.next_batch(&mut batch).unwrap() {
+            lengths.push(batch.len());
+        }
+        assert_eq!(lengths, expected);
     }
-    assert_eq!(lengths, [4, 4, 2]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! One column of a row group: values appended into pages, values taken out of pages.
 
+use std::cmp::Ordering;
+
 use bytes::{Buf, Bytes};
 
 use super::PAGE_ROWS_MAX;
@@ -181,6 +183,8 @@ pub(super) struct ColumnCursor {
     rows_ahead: u64,
     content: Vec<u8>,
     present: Vec<u8>,
+    /// Whether every row of the page has a value.
+    is_dense: bool,
     page_rows: u32,
     /// Rows of the page that were passed.
     page_at: u32,
@@ -210,6 +214,7 @@ impl ColumnCursor {
             rows_ahead: 0,
             content: Vec::new(),
             present: Vec::new(),
+            is_dense: true,
             page_rows: 0,
             page_at: 0,
             value_at: 0,
@@ -243,15 +248,26 @@ impl ColumnCursor {
     #[inline]
     pub(super) fn advance(&mut self, file: &dyn PartBytes) -> Result<()> {
         if self.page_at == self.page_rows {
-            let header = self.read_header(file)?;
-            self.load(header, file)?;
+            self.next_page(file)?;
         }
         let row = self.page_at as usize;
         self.page_at += 1;
-        let present = self.required || self.present[row / 8] >> (row % 8) & 1 == 1;
-        self.current = if present { self.take_value()? } else { Current::Null };
-        if self.page_at == self.page_rows {
-            self.check_page_end()?;
+        let present = self.is_dense || self.present[row / 8] >> (row % 8) & 1 == 1;
+        self.current = match self.physical.width() {
+            _ if !present => Current::Null,
+            Some(width) => {
+                let start = self.value_at;
+                self.value_at += width;
+                Current::Bytes { start, end: self.value_at }
+            }
+            None if self.physical == Physical::Boolean => self.take_bool(),
+            None => self.take_bytes()?,
+        };
+        if self.physical == Physical::ByteArray
+            && self.page_at == self.page_rows
+            && self.value_at != self.content.len()
+        {
+            return Err(bytes_behind());
         }
         Ok(())
     }
@@ -276,36 +292,40 @@ impl ColumnCursor {
         Ok(())
     }
 
-    fn take_value(&mut self) -> Result<Current> {
-        let start = self.value_at;
-        let (start, len) = match self.physical.width() {
-            Some(width) => (start, width),
-            None if self.physical == Physical::Boolean => {
-                let at = self.bools_passed;
-                self.bools_passed += 1;
-                let byte = self.content.get(start + at / 8).copied();
-                let byte = byte.ok_or_else(|| broken("a page ends inside its values"))?;
-                return Ok(Current::Bool(byte >> (at % 8) & 1 == 1));
-            }
-            None => {
-                let len = self.content.get(start..).and_then(|rest| rest.first_chunk::<4>());
-                let len = len.ok_or_else(|| broken("a page ends inside its values"))?;
-                (start + 4, u32::from_le_bytes(*len) as usize)
-            }
-        };
-        if len > self.content.len() - start {
-            return Err(broken("a page ends inside its values"));
-        }
-        self.value_at = start + len;
-        Ok(Current::Bytes { start, end: start + len })
+    fn take_bool(&mut self) -> Current {
+        let at = self.bools_passed;
+        self.bools_passed += 1;
+        Current::Bool(self.content[self.value_at + at / 8] >> (at % 8) & 1 == 1)
     }
 
-    fn check_page_end(&self) -> Result<()> {
-        let end = self.value_at + self.bools_passed.div_ceil(8);
-        if end != self.content.len() {
-            return Err(broken("a page has bytes behind its last value"));
+    #[inline]
+    fn take_bytes(&mut self) -> Result<Current> {
+        let rest = self.content.get(self.value_at..);
+        let Some((len, rest)) = rest.and_then(|rest| rest.split_first_chunk::<4>()) else {
+            return Err(ends_inside());
+        };
+        let len = u32::from_le_bytes(*len) as usize;
+        if len > rest.len() {
+            return Err(ends_inside());
         }
-        Ok(())
+        let start = self.value_at + 4;
+        self.value_at = start + len;
+        Ok(Current::Bytes { start, end: self.value_at })
+    }
+
+    /// Refuses a page that has more or fewer values than its rows, where their bytes tell.
+    fn check_values(&self, value_count: usize) -> Result<()> {
+        let bytes = match self.physical.width() {
+            Some(width) => value_count * width,
+            None if self.physical == Physical::Boolean => value_count.div_ceil(8),
+            // Told by the values themselves, one after the other.
+            None => return Ok(()),
+        };
+        match (self.content.len() - self.value_at).cmp(&bytes) {
+            Ordering::Less => Err(ends_inside()),
+            Ordering::Equal => Ok(()),
+            Ordering::Greater => Err(bytes_behind()),
+        }
     }
 
     fn check_chunk_end(&self) -> Result<()> {
@@ -349,6 +369,12 @@ impl ColumnCursor {
         Ok(header)
     }
 
+    #[cold]
+    fn next_page(&mut self, file: &dyn PartBytes) -> Result<()> {
+        let header = self.read_header(file)?;
+        self.load(header, file)
+    }
+
     fn load(&mut self, header: PageHeader, file: &dyn PartBytes) -> Result<()> {
         let frame_bytes = header.frame_bytes as usize;
         // A page beyond the ordinary gives its memory back before the next one is fetched.
@@ -365,10 +391,15 @@ impl ColumnCursor {
             decompress(&frame, header.content_bytes, &mut self.content)?;
         }
         self.value_at = 0;
+        let mut value_count = header.rows as usize;
         if !self.required {
-            self.value_at = page::take_levels(&self.content, header.rows, &mut self.present)
+            let levels = page::take_levels(&self.content, header.rows, &mut self.present)
                 .ok_or_else(|| broken("a page's levels are malformed"))?;
+            self.value_at = levels.end;
+            value_count = levels.value_count;
         }
+        self.is_dense = value_count == header.rows as usize;
+        self.check_values(value_count)?;
         self.page_rows = header.rows;
         self.page_at = 0;
         self.bools_passed = 0;
@@ -380,6 +411,16 @@ impl ColumnCursor {
         self.window.advance((self.window.len() as u64).min(len) as usize);
         self.next += len;
     }
+}
+
+#[cold]
+fn ends_inside() -> Error {
+    broken("a page ends inside its values")
+}
+
+#[cold]
+fn bytes_behind() -> Error {
+    broken("a page has bytes behind its last value")
 }
 
 fn broken(message: impl Into<String>) -> Error {

@@ -137,8 +137,11 @@ pub(crate) fn page(input: &[u8]) {
         _ => {
             let Some((rows, bytes)) = bytes.split_first_chunk::<2>() else { return };
             let rows = u32::from(u16::from_le_bytes(*rows)).clamp(1, PAGE_ROWS_MAX);
-            if let Some(values) = take_levels(bytes, rows, &mut present) {
-                assert!(values <= bytes.len() && present.len() == rows.div_ceil(8) as usize);
+            if let Some(levels) = take_levels(bytes, rows, &mut present) {
+                let present_count: u32 = present.iter().map(|byte| byte.count_ones()).sum();
+                assert!(levels.end <= bytes.len() && levels.value_count <= rows as usize);
+                assert!(present.len() == rows.div_ceil(8) as usize);
+                assert!(present_count as usize == levels.value_count);
             }
         }
     }

@@ -53,18 +53,20 @@ impl<'a> LinkReader<'a> {
 
 impl RowStream for LinkReader<'_> {
     fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
+        batch.clear();
+        self.append_batch(batch).inspect_err(|_| batch.clear())
+    }
+
+    fn append_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
         loop {
             if let Some(current) = &mut self.current
-                && current.next_batch(batch)?
+                && current.append_batch(batch)?
             {
                 return Ok(true);
             }
             // Closed before the next one is opened, so that one part's memory is enough.
             self.current = None;
-            let Some(part) = self.parts.pop_front() else {
-                batch.clear();
-                return Ok(false);
-            };
+            let Some(part) = self.parts.pop_front() else { return Ok(false) };
             self.current = Some((self.open_part)(&part)?);
         }
     }

@@ -190,15 +190,24 @@ pub(super) fn put_levels(present: &[u8], rows: u32, null_count: u32, out: &mut V
     out[start..start + 4].copy_from_slice(&len.to_le_bytes());
 }
 
-/// Reads the levels of `rows` rows into the bits of `present`; gives where the values begin.
-pub(super) fn take_levels(content: &[u8], rows: u32, present: &mut Vec<u8>) -> Option<usize> {
+/// What the levels of a page say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Levels {
+    /// Where the values begin.
+    pub(super) end: usize,
+    /// Rows that have one.
+    pub(super) value_count: usize,
+}
+
+/// Reads the levels of `rows` rows into the bits of `present`.
+pub(super) fn take_levels(content: &[u8], rows: u32, present: &mut Vec<u8>) -> Option<Levels> {
     let (len, rest) = content.split_first_chunk::<4>()?;
     let len = u32::from_le_bytes(*len) as usize;
     let mut levels = rest.get(..len)?;
     let rows = rows as usize;
     present.clear();
     present.resize(rows.div_ceil(8), 0);
-    let mut at = 0usize;
+    let (mut at, mut value_count) = (0usize, 0usize);
     while at < rows {
         let mut reader = Reader::new(levels);
         let run = reader.varint()?;
@@ -214,7 +223,14 @@ pub(super) fn take_levels(content: &[u8], rows: u32, present: &mut Vec<u8>) -> O
                 return None;
             }
             if level == 1 {
-                (at..at + count).for_each(|row| present[row / 8] |= 1 << (row % 8));
+                value_count += count;
+                if count == rows {
+                    // What mostly is, at once.
+                    present.fill(0xff);
+                    *present.last_mut()? >>= (8 - rows % 8) % 8;
+                } else {
+                    (at..at + count).for_each(|row| present[row / 8] |= 1 << (row % 8));
+                }
             }
             at += count;
         } else {
@@ -224,11 +240,12 @@ pub(super) fn take_levels(content: &[u8], rows: u32, present: &mut Vec<u8>) -> O
             for bit in (0..count).filter(|bit| packed[bit / 8] >> (bit % 8) & 1 == 1) {
                 let row = at + bit;
                 present[row / 8] |= 1 << (row % 8);
+                value_count += 1;
             }
             at += count;
         }
     }
-    levels.is_empty().then_some(4 + len)
+    levels.is_empty().then_some(Levels { end: 4 + len, value_count })
 }
 
 #[cfg(test)]
@@ -283,7 +300,9 @@ mod tests {
             let mut content = Vec::new();
             put_levels(&present, rows.len() as u32, nulls, &mut content);
             let mut read = Vec::new();
-            prop_assert_eq!(take_levels(&content, rows.len() as u32, &mut read), Some(content.len()));
+            let value_count = rows.len() - nulls as usize;
+            let levels = Some(Levels { end: content.len(), value_count });
+            prop_assert_eq!(take_levels(&content, rows.len() as u32, &mut read), levels);
             prop_assert_eq!(read, present);
             for len in 0..content.len() {
                 prop_assert_eq!(take_levels(&content[..len], rows.len() as u32, &mut Vec::new()), None);

@@ -14,7 +14,8 @@ use super::{PartKind, key_text};
 use crate::collection::manifest::PartEntry;
 use crate::error::{Error, Kind, Result};
 use crate::ids::ColumnId;
-use crate::row::payload::{begin, put_fixed, put_unchanged, put_variable};
+use crate::row::key::compare_keys;
+use crate::row::payload::{FieldHead, begin, put_unchanged};
 use crate::row::{ChangeOp, KeyRange, LogicalType, RowBatch, RowCodec, RowStream, Schema};
 
 /// Room for what a page holds beside a greatest row: levels, the representative of a
@@ -69,6 +70,10 @@ pub struct PartReader {
     /// Whether `last_key` is the key before the one at hand.
     has_last: bool,
     entry_last_key: Vec<u8>,
+    /// Keys below it are neither beyond the part nor beyond the range.
+    safe_end: Vec<u8>,
+    /// Whether a key was inside the range: none before it comes any more.
+    has_begun: bool,
     /// Rows that the columns outside the key are behind it.
     lag: u64,
     key_buffer: Vec<u8>,
@@ -102,6 +107,8 @@ struct ReadColumn {
     name: String,
     id: Option<ColumnId>,
     logical: LogicalType,
+    /// In front of its values in a payload; means nothing for a column that is in none.
+    head: FieldHead,
     in_key: bool,
     cursor: ColumnCursor,
 }
@@ -160,8 +167,9 @@ impl PartReader {
     }
 
     fn fill(&mut self, batch: &mut RowBatch) -> Result<()> {
-        while batch.len() < self.rows_max && batch.byte_count() < self.bytes_max {
+        while !self.is_enough(batch) {
             let Some(group) = self.groups.front() else { return Ok(()) };
+            let rows = group.extent.rows;
             let past_range = self.group_row == 0
                 && self.range.end.as_deref().is_some_and(|end| *group.first_key >= *end);
             if past_range || self.ended {
@@ -169,10 +177,16 @@ impl PartReader {
                 return Ok(());
             }
             self.enter_group();
-            self.next_row(batch)?;
+            while self.group_row < rows && !self.ended && !self.is_enough(batch) {
+                self.next_row(batch)?;
+            }
             self.leave_group_if_done()?;
         }
         Ok(())
+    }
+
+    fn is_enough(&self, batch: &RowBatch) -> bool {
+        batch.len() >= self.rows_max || batch.byte_count() >= self.bytes_max
     }
 
     /// Puts the cursors before the front group's first row, unless it was entered.
@@ -230,24 +244,18 @@ impl PartReader {
     /// Takes one row of the front group, and appends it if it is inside the range.
     fn next_row(&mut self, batch: &mut RowBatch) -> Result<()> {
         self.read_key()?;
-        self.check_key()?;
+        // Without a key every row is inside: its key is empty, and so is the range's start.
+        let is_inside = !self.has_key || self.check_key()?;
         self.group_row += 1;
         std::mem::swap(&mut self.last_key, &mut self.key_buffer);
         self.has_last = true;
-        let key = &*self.last_key;
-        let before =
-            *key < *self.range.start || self.after.as_deref().is_some_and(|after| key <= after);
-        if self.range.end.as_deref().is_some_and(|end| key >= end) {
-            self.ended = true;
+        if !is_inside {
             self.lag += 1;
             return Ok(());
         }
-        // Without a key every row is inside: its key is empty, and so is the range's start.
-        if before && self.has_key {
-            self.lag += 1;
-            return Ok(());
+        if self.lag > 0 {
+            self.catch_up()?;
         }
-        self.read_others()?;
         self.append_row(batch)
     }
 
@@ -273,22 +281,15 @@ impl PartReader {
         Ok(())
     }
 
-    fn check_key(&self) -> Result<()> {
-        if !self.has_key {
-            return Ok(());
+    /// Refuses a key that is out of place; gives whether it is inside the range.
+    ///
+    /// One look behind and one ahead are enough for most keys, since they ascend.
+    fn check_key(&mut self) -> Result<bool> {
+        let key = &*self.key_buffer;
+        if self.group_row == 0 {
+            self.check_first_key()?;
         }
-        let group = self.groups.front().expect("a group was entered");
-        let key = &self.key_buffer;
-        if self.group_row == 0 && *key != group.first_key {
-            let message = format!(
-                "row group {} begins with key {}, its manifest says {}",
-                group.position,
-                key_text(key),
-                key_text(&group.first_key)
-            );
-            return Err(self.broken(message));
-        }
-        if self.has_last && *key <= self.last_key {
+        if self.has_last && compare_keys(key, &self.last_key).is_le() {
             let message = format!(
                 "key {} follows {}, keys ascend strictly",
                 key_text(key),
@@ -296,51 +297,74 @@ impl PartReader {
             );
             return Err(self.broken(message));
         }
-        if *key > self.entry_last_key {
-            let message = format!(
-                "key {} is beyond {}, the last one by its manifest",
-                key_text(key),
-                key_text(&self.entry_last_key)
-            );
-            return Err(self.broken(message));
+        if compare_keys(key, &self.safe_end).is_ge() {
+            if *key > *self.entry_last_key {
+                let message = format!(
+                    "key {} is beyond {}, the last one by its manifest",
+                    key_text(key),
+                    key_text(&self.entry_last_key)
+                );
+                return Err(self.broken(message));
+            }
+            if self.range.end.as_deref().is_some_and(|end| key >= end) {
+                self.ended = true;
+                return Ok(false);
+            }
+        }
+        if !self.has_begun {
+            let is_before =
+                *key < *self.range.start || self.after.as_deref().is_some_and(|after| key <= after);
+            self.has_begun = !is_before;
+        }
+        Ok(self.has_begun)
+    }
+
+    fn check_first_key(&self) -> Result<()> {
+        let group = self.groups.front().expect("a group was entered");
+        if self.key_buffer == group.first_key {
+            return Ok(());
+        }
+        let message = format!(
+            "row group {} begins with key {}, its manifest says {}",
+            group.position,
+            key_text(&self.key_buffer),
+            key_text(&group.first_key)
+        );
+        Err(self.broken(message))
+    }
+
+    /// Moves the columns outside the key over the rows that were passed.
+    #[cold]
+    fn catch_up(&mut self) -> Result<()> {
+        let lag = std::mem::take(&mut self.lag);
+        for at in 0..self.columns.len() {
+            if !self.columns[at].in_key {
+                let passed = self.columns[at].cursor.skip(lag, &*self.file);
+                passed.map_err(|error| self.located(error, Some(at)))?;
+            }
         }
         Ok(())
     }
 
-    /// Moves the columns outside the key to the row at hand.
-    fn read_others(&mut self) -> Result<()> {
-        let lag = std::mem::take(&mut self.lag);
-        for at in 0..self.columns.len() {
-            let column = &mut self.columns[at];
-            if column.in_key {
-                continue;
-            }
-            let mut moved = Ok(());
-            if lag > 0 {
-                moved = column.cursor.skip(lag, &*self.file);
-            }
-            let moved = moved.and_then(|()| column.cursor.advance(&*self.file));
-            moved.map_err(|error| self.located(error, Some(at)))?;
+    /// Moves a column to the row at hand, unless its key did.
+    #[inline]
+    fn advance(&mut self, at: usize) -> Result<()> {
+        let column = &mut self.columns[at];
+        if column.in_key {
+            return Ok(());
         }
-        Ok(())
+        column.cursor.advance(&*self.file).map_err(|error| self.located(error, Some(at)))
     }
 
     fn append_row(&mut self, batch: &mut RowBatch) -> Result<()> {
         let op = self.read_op()?;
         self.read_unchanged(op)?;
-        let bytes_before = batch.byte_count();
-        let mut result = Ok(());
-        batch.push_with(
-            op,
-            |out| out.extend_from_slice(&self.last_key),
-            |out| result = self.build_payload(op, out),
-        );
-        if let Err(error) = result {
-            batch.pop();
-            return Err(error);
-        }
+        let row_bytes = batch.try_push_with(op, |out| {
+            out.extend_from_slice(&self.last_key);
+            self.build_payload(op, out)?;
+            Ok(self.last_key.len())
+        })?;
         if let Some(whole) = &mut self.whole {
-            let row_bytes = batch.byte_count() - bytes_before;
             let tombstones = u64::from(op == ChangeOp::Delete);
             match (
                 whole.row_bytes_left.checked_sub(row_bytes),
@@ -358,8 +382,9 @@ impl PartReader {
         Ok(())
     }
 
-    fn read_op(&self) -> Result<ChangeOp> {
+    fn read_op(&mut self) -> Result<ChangeOp> {
         let Some(at) = self.op else { return Ok(ChangeOp::Upsert) };
+        self.advance(at)?;
         match self.columns[at].cursor.value() {
             Some(b"upsert") => Ok(ChangeOp::Upsert),
             Some(b"update") => Ok(ChangeOp::Update),
@@ -378,6 +403,7 @@ impl PartReader {
     fn read_unchanged(&mut self, op: ChangeOp) -> Result<()> {
         self.unchanged_ids.clear();
         let Some(at) = self.unchanged else { return Ok(()) };
+        self.advance(at)?;
         let Some(list) = self.columns[at].cursor.value() else { return Ok(()) };
         let ids = &mut self.unchanged_ids;
         let well_formed = op == ChangeOp::Update
@@ -395,48 +421,52 @@ impl PartReader {
         Err(self.located(Error::new(Kind::Broken, message), Some(at)))
     }
 
-    fn build_payload(&self, op: ChangeOp, out: &mut Vec<u8>) -> Result<()> {
+    /// Moves the stored columns on and appends what they hold of the row.
+    fn build_payload(&mut self, op: ChangeOp, out: &mut Vec<u8>) -> Result<()> {
         if op != ChangeOp::Delete {
             begin(out);
         }
-        for &at in &self.stored {
+        for position in 0..self.stored.len() {
+            let at = self.stored[position];
+            self.advance(at)?;
             let column = &self.columns[at];
-            let id = column.id.expect("stored columns have ids");
             let value = column.cursor.value();
-            let misfit = |message: &str| {
-                let message = format!("row with key {}: {message}", key_text(&self.last_key));
-                self.located(Error::new(Kind::Broken, message), Some(at))
-            };
-            let is_unchanged = self.unchanged_ids.binary_search(&id).is_ok();
-            if op == ChangeOp::Delete || is_unchanged {
-                if value.is_some() && !column.in_key {
-                    return Err(misfit("a value where the row has none"));
+            if op != ChangeOp::Upsert {
+                let id = column.id.expect("stored columns have ids");
+                let is_unchanged = self.unchanged_ids.binary_search(&id).is_ok();
+                if op == ChangeOp::Delete || is_unchanged {
+                    if value.is_some() && !column.in_key {
+                        return Err(self.misfit(at, "a value where the row has none"));
+                    }
+                    if is_unchanged {
+                        put_unchanged(id, out);
+                    }
+                    continue;
                 }
-                if is_unchanged {
-                    put_unchanged(id, out);
-                }
-                continue;
             }
             let Some(value) = value else { continue };
             // Key columns were checked when the key was built.
             if !column.in_key && !bytes_fit(column.logical, value) {
-                return Err(misfit("bytes that are no value of the type"));
+                return Err(self.misfit(at, "bytes that are no value of the type"));
             }
-            match column.logical {
-                LogicalType::Decimal | LogicalType::Text | LogicalType::Bytes => {
-                    put_variable(id, column.logical, value, out);
-                }
-                // PLAIN is the payload's form of every fixed-width type.
-                _ => put_fixed(id, column.logical, value, out),
-            }
+            // PLAIN is the payload's form of every fixed-width type.
+            column.head.put(value, out);
         }
         Ok(())
     }
 
+    #[cold]
+    fn misfit(&self, column: usize, message: &str) -> Error {
+        let message = format!("row with key {}: {message}", key_text(&self.last_key));
+        self.located(Error::new(Kind::Broken, message), Some(column))
+    }
+
+    #[cold]
     fn broken(&self, message: String) -> Error {
         Error::new(Kind::Broken, format!("read part `{}`: {message}", self.name))
     }
 
+    #[cold]
     fn located(&self, error: Error, column: Option<usize>) -> Error {
         let column =
             column.map_or(String::new(), |at| format!(", column `{}`", self.columns[at].name));
@@ -448,12 +478,13 @@ impl PartReader {
 impl RowStream for PartReader {
     fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
         batch.clear();
-        let result = self.fill(batch);
-        if result.is_err() {
-            self.groups.clear();
-            batch.clear();
-        }
-        result.map(|()| !batch.is_empty())
+        self.append_batch(batch).inspect_err(|_| batch.clear())
+    }
+
+    fn append_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
+        let before = batch.len();
+        self.fill(batch).inspect_err(|_| self.groups.clear())?;
+        Ok(batch.len() > before)
     }
 }
 
@@ -504,6 +535,11 @@ fn open_checked<R: ChunkReader + 'static>(file: R, read: &PartRead<'_>) -> Resul
         last_key: Vec::new(),
         has_last: false,
         entry_last_key: read.part.last_key.clone(),
+        safe_end: match &read.range.end {
+            Some(end) => end.min(&read.part.last_key).clone(),
+            None => read.part.last_key.clone(),
+        },
+        has_begun: false,
         lag: 0,
         key_buffer: Vec::new(),
         unchanged_ids: Vec::new(),
@@ -547,6 +583,7 @@ fn add_columns(reader: &mut PartReader, read: &PartRead<'_>, layout: &Layout) {
             name: column.name.clone(),
             id: column.id,
             logical: column.logical,
+            head: FieldHead::new(column.id.unwrap_or_default(), column.logical),
             in_key,
             cursor: ColumnCursor::new(Physical::of(column.logical), column.required, limits),
         });
