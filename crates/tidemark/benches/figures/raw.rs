@@ -94,9 +94,11 @@ impl RawStore {
                 if let Some(stored) = shard.meta.get(&txn, b"mark").unwrap() {
                     mark.ranges = Mark::decode(stored).unwrap().ranges;
                 }
+                let mut appending = mark.appending();
                 for (row, digest) in chunk.iter().zip(digests) {
-                    mark.account(row.key, None, Some(digest));
+                    appending.add(row.key, digest);
                 }
+                appending.finish();
                 mark.last_key = chunk.last().map(|row| row.key.to_vec());
                 let mut stored = Vec::new();
                 mark.encode(&mut stored);

@@ -114,9 +114,7 @@ fn read_shard(
         if stop.is_asked() {
             return Err(Error::new(Kind::Transient, "the proof was asked to stop"));
         }
-        for row in batch.iter() {
-            ranges.add(row.key, hasher.row(row.key, row.payload))?;
-        }
+        hasher.rows(batch.iter(), |row, digest| ranges.add(row.key, digest))?;
         count(batch.len() as u64);
     }
     ranges.finish()

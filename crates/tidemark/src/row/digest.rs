@@ -13,6 +13,7 @@
 //! can be added and subtracted, and names play no part. It guards against loss
 //! and mix-ups, not against an adversary: that is what BLAKE3 of the files is for.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::ids::TableId;
+use crate::row::batch::RowRef;
 
 /// Number of rows and the sum of their hashes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,25 +101,83 @@ impl fmt::Debug for Digest {
     }
 }
 
+/// Rows that are hashed together.
+const BLOCK_ROWS: usize = 64;
+/// Bytes after which a block ends; together with what else is at hand they stay in the cache.
+const BLOCK_BYTES: usize = 8 << 10;
+
 /// Hashes the rows of one table; keeps its buffer between rows.
 #[derive(Clone, Debug)]
 pub struct RowHasher {
+    digest_id: [u8; 16],
     buffer: Vec<u8>,
 }
 
 impl RowHasher {
     /// A hasher for the table whose digest id is `digest_id`.
     pub fn new(digest_id: TableId) -> RowHasher {
-        RowHasher { buffer: digest_id.0.to_le_bytes().to_vec() }
+        RowHasher { digest_id: digest_id.0.to_le_bytes(), buffer: Vec::new() }
     }
 
     /// The digest of one row.
     pub fn row(&mut self, key: &[u8], payload: &[u8]) -> Digest {
-        self.buffer.truncate(16);
+        self.buffer.clear();
+        self.gather(key, payload);
+        Digest { rows: 1, sum: xxh3_128(&self.buffer) }
+    }
+
+    /// Gives `found` the digest of each row, in order; its first error ends it.
+    ///
+    /// Faster than row by row: a processor waits when it loads what it stored a moment ago in
+    /// pieces of other sizes, so some rows are laid out before the first of them is hashed.
+    ///
+    /// # Errors
+    /// Those of `found`.
+    pub fn rows<'r, E>(
+        &mut self,
+        rows: impl IntoIterator<Item = RowRef<'r>>,
+        mut found: impl FnMut(RowRef<'r>, Digest) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut rows = rows.into_iter();
+        let mut block: [Option<(RowRef<'r>, usize)>; BLOCK_ROWS] = [None; BLOCK_ROWS];
+        loop {
+            self.buffer.clear();
+            let mut count = 0;
+            while count < BLOCK_ROWS
+                && self.buffer.len() < BLOCK_BYTES
+                && let Some(row) = rows.next()
+            {
+                self.gather(row.key, row.payload);
+                block[count] = Some((row, self.buffer.len()));
+                count += 1;
+            }
+            if count == 0 {
+                return Ok(());
+            }
+            let mut start = 0;
+            for (row, end) in block[..count].iter().flatten() {
+                found(*row, Digest { rows: 1, sum: xxh3_128(&self.buffer[start..*end]) })?;
+                start = *end;
+            }
+        }
+    }
+
+    /// The digest of all rows together.
+    pub fn sum<'r>(&mut self, rows: impl IntoIterator<Item = RowRef<'r>>) -> Digest {
+        let mut sum = Digest::default();
+        let Ok(()) = self.rows(rows, |_, row| {
+            sum += row;
+            Ok::<(), Infallible>(())
+        });
+        sum
+    }
+
+    /// Appends what is hashed of a row to the buffer.
+    fn gather(&mut self, key: &[u8], payload: &[u8]) {
+        self.buffer.extend_from_slice(&self.digest_id);
         self.buffer.extend_from_slice(&(key.len() as u32).to_le_bytes());
         self.buffer.extend_from_slice(key);
         self.buffer.extend_from_slice(payload.get(1..).unwrap_or_default());
-        Digest { rows: 1, sum: xxh3_128(&self.buffer) }
     }
 }
 

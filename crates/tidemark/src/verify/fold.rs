@@ -261,9 +261,7 @@ impl Folding<'_> {
             if !self.fold.next_batch(&mut self.batch)? {
                 return Ok(false);
             }
-            for row in self.batch.iter() {
-                self.digest += self.hasher.row(row.key, row.payload);
-            }
+            self.digest += self.hasher.sum(self.batch.iter());
             read += self.batch.byte_count();
         }
         Ok(true)

@@ -192,16 +192,13 @@ impl Decoding {
                 tally.rows += 1;
                 tally.row_bytes += row.byte_count();
                 tally.row_bytes_max = tally.row_bytes_max.max(row.byte_count());
-                match row.op {
-                    ChangeOp::Delete => tally.tombstones += 1,
-                    ChangeOp::Upsert | ChangeOp::Update => {
-                        tally.digest += self.hasher.row(row.key, row.payload);
-                    }
-                }
+                tally.tombstones += u64::from(row.op == ChangeOp::Delete);
                 if tally.first_key.is_none() {
                     tally.first_key = Some(row.key.to_vec());
                 }
             }
+            let held = self.batch.iter().filter(|row| row.op != ChangeOp::Delete);
+            self.tally.digest += self.hasher.sum(held);
             if let Some(last) = self.batch.last() {
                 let key = self.tally.last_key.get_or_insert_default();
                 key.clear();

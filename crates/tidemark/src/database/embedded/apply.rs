@@ -4,10 +4,12 @@ use heed::{PutFlags, RwTxn};
 
 use super::record::ShardMeta;
 use super::shard::Shard;
+use crate::database::Mark;
 use crate::error::{Error, Kind, Result};
 use crate::ids::Position;
 use crate::lmdb::{KEY_BYTES_MAX, LmdbContext};
 use crate::row::digest::RowHasher;
+use crate::row::key::compare_keys;
 use crate::row::payload::overlay;
 use crate::row::value::hex;
 use crate::row::{ChangeOp, Digest, RowBatch, RowRef};
@@ -16,9 +18,9 @@ impl Shard {
     /// Applies `rows`, which ascend strictly, and keeps digest, byte count and change log in step.
     ///
     /// Upserts write, deletes remove (a missing row is no error), updates overlay the stored
-    /// row. With `capture`, every key whose row changed is noted as seen first by that cut.
-    /// `account` is told each row's key with its digest before and after, also where nothing
-    /// changed. Nothing is durable before the transaction commits.
+    /// row. With `capture`, every key whose row changed is noted as seen first by that cut; with
+    /// `mark`, its ranges account for every row. Nothing is durable before the transaction
+    /// commits.
     ///
     /// # Errors
     /// [`Kind::Broken`] for an update without a stored row, or keys that do not ascend, naming
@@ -29,54 +31,84 @@ impl Shard {
         rows: &RowBatch,
         hasher: &mut RowHasher,
         capture: Option<Position>,
-        mut account: impl FnMut(&[u8], Option<Digest>, Option<Digest>),
+        mark: Option<&mut Mark>,
     ) -> Result<()> {
         let Some(first) = (!rows.is_empty()).then(|| rows.row(0)) else { return Ok(()) };
         let last_stored = self.rows().last(txn).during(|| self.doing("read"))?;
         // Rows behind the last one need no look below and no search for their page.
         let appends = last_stored.is_none_or(|(last, _)| last < first.key);
         let mut meta = self.meta(txn)?;
-        let mut merged = Vec::new();
+        if appends {
+            self.append_rows(txn, rows, hasher, capture, mark, &mut meta)?;
+        } else {
+            self.change_rows(txn, rows, hasher, capture, mark, &mut meta)?;
+        }
+        self.put_meta(txn, &meta)
+    }
+
+    fn append_rows(
+        &self,
+        txn: &mut RwTxn<'_>,
+        rows: &RowBatch,
+        hasher: &mut RowHasher,
+        capture: Option<Position>,
+        mark: Option<&mut Mark>,
+        meta: &mut ShardMeta,
+    ) -> Result<()> {
+        let mut appending = mark.map(Mark::appending);
         let mut before: Option<&[u8]> = None;
-        for at in 0..rows.len() {
-            let row = rows.row(at);
+        hasher.rows(rows.iter(), |row, digest| {
             check_key(row.key, before)?;
             before = Some(row.key);
-            let (old, new) = if appends {
-                (None, self.append_row(txn, row, hasher, &mut meta)?)
-            } else {
-                self.change_row(txn, row, hasher, &mut meta, &mut merged)?
-            };
+            match row.op {
+                ChangeOp::Upsert => {}
+                ChangeOp::Delete => return Ok(()),
+                ChangeOp::Update => return Err(no_row_below(row.key)),
+            }
+            self.rows()
+                .put_with_flags(txn, PutFlags::APPEND, row.key, row.payload)
+                .during(|| self.doing_row("append", row.key))?;
+            meta.digest += digest;
+            meta.row_bytes += row.byte_count();
+            if let Some(cut) = capture {
+                self.note_change(txn, row.key, cut)?;
+            }
+            if let Some(appending) = &mut appending {
+                appending.add(row.key, digest);
+            }
+            Ok(())
+        })?;
+        if let Some(appending) = appending {
+            appending.finish();
+        }
+        Ok(())
+    }
+
+    fn change_rows(
+        &self,
+        txn: &mut RwTxn<'_>,
+        rows: &RowBatch,
+        hasher: &mut RowHasher,
+        capture: Option<Position>,
+        mut mark: Option<&mut Mark>,
+        meta: &mut ShardMeta,
+    ) -> Result<()> {
+        let mut merged = Vec::new();
+        let mut before: Option<&[u8]> = None;
+        for row in rows.iter() {
+            check_key(row.key, before)?;
+            before = Some(row.key);
+            let (old, new) = self.change_row(txn, row, hasher, meta, &mut merged)?;
             if old != new
                 && let Some(cut) = capture
             {
                 self.note_change(txn, row.key, cut)?;
             }
-            account(row.key, old, new);
-        }
-        self.put_meta(txn, &meta)
-    }
-
-    fn append_row(
-        &self,
-        txn: &mut RwTxn<'_>,
-        row: RowRef<'_>,
-        hasher: &mut RowHasher,
-        meta: &mut ShardMeta,
-    ) -> Result<Option<Digest>> {
-        match row.op {
-            ChangeOp::Upsert => {
-                self.rows()
-                    .put_with_flags(txn, PutFlags::APPEND, row.key, row.payload)
-                    .during(|| self.doing_row("append", row.key))?;
-                let new = hasher.row(row.key, row.payload);
-                meta.digest += new;
-                meta.row_bytes += row.byte_count();
-                Ok(Some(new))
+            if let Some(mark) = &mut mark {
+                mark.account(row.key, old, new);
             }
-            ChangeOp::Delete => Ok(None),
-            ChangeOp::Update => Err(no_row_below(row.key)),
         }
+        Ok(())
     }
 
     /// The digests of the row before and after.
@@ -165,7 +197,7 @@ pub(crate) fn check_key_length(key: &[u8]) -> Result<()> {
 fn check_key(key: &[u8], before: Option<&[u8]>) -> Result<()> {
     check_key_length(key)?;
     match before {
-        Some(before) if before >= key => {
+        Some(before) if compare_keys(before, key).is_ge() => {
             let message = format!(
                 "key {} follows key {}; keys must ascend",
                 key_for_people(key),

@@ -53,7 +53,7 @@ impl<'d> ShardBuilder<'d> {
             return Ok(());
         }
         let mut txn = self.database.write_shard(&self.shard)?;
-        self.shard.apply(&mut txn, &self.chunk, &mut self.hasher, None, |_, _, _| {})?;
+        self.shard.apply(&mut txn, &self.chunk, &mut self.hasher, None, None)?;
         txn.commit()?;
         self.chunk.clear();
         Ok(())

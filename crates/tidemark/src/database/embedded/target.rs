@@ -121,8 +121,7 @@ impl Target for EmbeddedDatabase {
         let stored = shard.mark(&txn)?;
         mark.check_follows(stored.as_ref(), rows).map_err(doing)?;
         mark.ranges = stored.map(|stored| stored.ranges).unwrap_or_default();
-        let account = |key: &[u8], old, new| mark.account(key, old, new);
-        shard.apply(&mut txn, rows, &mut hasher, None, account).map_err(doing)?;
+        shard.apply(&mut txn, rows, &mut hasher, None, Some(mark)).map_err(doing)?;
         shard.put_mark(&mut txn, Some(mark))?;
         failpoint::hit_io("target.apply.write")
             .map_err(|cause| doing(Error::io("write", cause)))?;

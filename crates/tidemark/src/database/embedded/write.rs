@@ -268,7 +268,7 @@ impl EmbeddedDatabase {
             return Ok(());
         }
         let mut hasher = RowHasher::new(changes.digest_id);
-        shard.apply(&mut txn, &changes.rows, &mut hasher, capture, |_, _, _| {})?;
+        shard.apply(&mut txn, &changes.rows, &mut hasher, capture, None)?;
         let mut meta = shard.meta(&txn)?;
         meta.user_writes += 1;
         meta.redo_applied = sequence.unwrap_or(applied);
