@@ -427,7 +427,9 @@ impl<'a> Simulation<'a> {
                 begin_restore(catalog, target, collection, route, options, &room, &*self.world)?
             }
         };
-        let job = begun.job.with_chunk_rows_max(self.setup.chunk_rows_max).with_readers_max(1);
+        let job = begun.job.with_chunk_rows_max(self.setup.chunk_rows_max);
+        // One thread alone makes one order of what happens.
+        let job = job.with_readers_max(1).without_read_ahead();
         Ok((self.jobs.push(Box::new(job)), begun.id))
     }
 

@@ -2,10 +2,15 @@
 //!
 //! The mark in the target is the only truth about where the shard stands; this reads it
 //! first and believes nothing else. Rows are in memory before the target's transaction
-//! begins, so no read waits inside it.
+//! begins, so no read waits inside it. While it writes and waits for the disk, the next
+//! chunk is read and decoded.
 
-use super::source::{Input, LinkStream, Parts, Reading};
-use crate::database::{Fence, Mark, Target, TargetShard};
+use std::mem;
+use std::panic::resume_unwind;
+use std::thread;
+
+use super::source::{BatchMax, Input, LinkStream, Parts, Reading};
+use crate::database::{Fence, LinkTally, Mark, Target, TargetShard};
 use crate::error::{Error, Kind, Result};
 use crate::executor::{ChunkOutcome, ShardRun};
 use crate::failpoint;
@@ -13,16 +18,14 @@ use crate::operation::{Ticket, Work};
 use crate::planted::{self, Bug};
 use crate::row::{KeyRange, RowBatch, RowCodec, RowStream};
 
-/// Bytes of rows in a chunk that is appended: about what one transaction dirties.
-const APPENDED_BYTES_MAX: u64 = 4 << 20;
-/// Rows and bytes in a chunk that changes rows in place: each row dirties a page, and another
-/// when it splits the first, so that a chunk stays below 8 MiB.
-const CHANGED_ROWS_MAX: usize = 768;
-const CHANGED_BYTES_MAX: u64 = 1 << 20;
-/// Rows that a chunk of changes grows by; it ends where the next piece might not fit.
-const PIECE_ROWS_MAX: u32 = 256;
-/// Bytes of a piece; its last row may exceed them.
-const PIECE_BYTES_MAX: u64 = 256 << 10;
+/// A chunk that is appended; its bytes are about what one transaction dirties, and with its last
+/// row still below a power of two, which is how its buffer grows.
+const APPENDED: BatchMax = BatchMax { rows: 64 << 10, bytes: (4 << 20) - (64 << 10) };
+/// A chunk that changes rows in place: each row dirties a page, and another when it splits the
+/// first, so that a chunk stays below 8 MiB.
+const CHANGED: BatchMax = BatchMax { rows: 768, bytes: 1 << 20 };
+/// Bytes of a chunk beside which nothing is read: it holds a huge row, and the next may, too.
+const HUGE_BYTES: u64 = 2 * APPENDED.bytes;
 
 /// What a shard's run works on.
 pub(super) struct ShardWork<'a> {
@@ -39,17 +42,38 @@ pub(super) struct ShardWork<'a> {
     pub(super) is_fresh: bool,
     /// Rows of a chunk at most, where nothing else ends it before.
     pub(super) chunk_rows_max: u32,
+    /// Whether the next chunk is read while one is applied, by two threads.
+    pub(super) reads_ahead: bool,
 }
 
 /// One attempt.
 pub(super) struct ShardApply<'a> {
     work: ShardWork<'a>,
     mark: Mark,
-    stream: Option<LinkStream<'a>>,
     /// Tallies of the mark when the stream was opened; the stream counts from zero.
     base: Mark,
-    batch: RowBatch,
-    chunk: RowBatch,
+    gathering: Option<Gathering<'a>>,
+    chunk: Chunk,
+    /// The chunk behind the one that is applied.
+    next: Chunk,
+    /// What became of reading `next`, once that was tried.
+    ahead: Option<Result<()>>,
+}
+
+/// Rows of one transaction, and where the stream stands behind them.
+#[derive(Default)]
+struct Chunk {
+    rows: RowBatch,
+    last_key: Option<Vec<u8>>,
+    /// Consumed since the stream was opened.
+    tallies: Vec<LinkTally>,
+    more: bool,
+}
+
+/// The stream, and where its chunks end.
+struct Gathering<'a> {
+    stream: LinkStream<'a>,
+    chunk_max: BatchMax,
 }
 
 impl<'a> ShardApply<'a> {
@@ -60,76 +84,100 @@ impl<'a> ShardApply<'a> {
     /// that an earlier step is unfinished, which the barrier excludes.
     pub(super) fn open(work: ShardWork<'a>) -> Result<ShardApply<'a>> {
         let mark = entered(&work)?;
-        let mut apply = ShardApply {
+        let is_open = !mark.done && !work.inputs.is_empty();
+        let gathering = is_open.then(|| Gathering::open(&work, &mark)).transpose()?;
+        Ok(ShardApply {
             base: mark.clone(),
             mark,
-            stream: None,
-            batch: RowBatch::new(),
-            chunk: RowBatch::new(),
+            gathering,
+            chunk: Chunk::default(),
+            next: Chunk::default(),
+            ahead: None,
             work,
-        };
-        if !apply.mark.done && !apply.work.inputs.is_empty() {
-            apply.stream = Some(apply.open_stream()?);
-        }
-        Ok(apply)
-    }
-
-    fn open_stream(&self) -> Result<LinkStream<'a>> {
-        let work = &self.work;
-        let after = self.mark.last_key.as_deref();
-        let reading =
-            Reading { inputs: &work.inputs, wanted: work.codec, range: work.range, after };
-        let rows_max = PIECE_ROWS_MAX.min(work.chunk_rows_max);
-        if work.is_fresh && rows_max == PIECE_ROWS_MAX {
-            work.parts.open(reading)
-        } else {
-            work.parts.open_in_pieces(reading, rows_max, PIECE_BYTES_MAX)
-        }
+        })
     }
 
     fn done(&self) -> Work {
         Work { rows: self.mark.rows, bytes: self.mark.bytes }
     }
 
-    /// Gathers the next chunk; `false` when the stream has ended.
-    fn gather(&mut self) -> Result<bool> {
-        self.chunk.clear();
-        let Some(stream) = &mut self.stream else { return Ok(false) };
-        loop {
-            if !stream.next_batch(&mut self.batch)? {
-                return Ok(false);
-            }
-            self.chunk.append(&self.batch);
-            let is_full = if self.work.is_fresh {
-                self.chunk.byte_count() >= APPENDED_BYTES_MAX
-            } else {
-                self.chunk.len() + PIECE_ROWS_MAX as usize > CHANGED_ROWS_MAX
-                    || self.chunk.byte_count() + PIECE_BYTES_MAX > CHANGED_BYTES_MAX
-            };
-            if is_full || self.chunk.len() >= self.work.chunk_rows_max as usize {
-                return Ok(true);
-            }
+    /// Makes the next chunk the one at hand.
+    fn take_next(&mut self) -> Result<()> {
+        match (self.ahead.take(), &mut self.gathering) {
+            (Some(read), _) => read?,
+            (None, Some(gathering)) => gathering.fill(&mut self.next)?,
+            (None, None) => {}
         }
+        mem::swap(&mut self.chunk, &mut self.next);
+        Ok(())
     }
 
-    /// Moves the mark to where the stream stands.
-    fn advance_mark(&mut self, more: bool) {
-        if let Some(stream) = &self.stream {
-            if let Some(key) = stream.last_key_consumed() {
-                self.mark.last_key = Some(key.to_vec());
+    /// Moves the mark to where the stream stood behind the chunk.
+    fn advance_mark(&mut self) {
+        if self.gathering.is_some() {
+            if self.chunk.last_key.is_some() {
+                self.mark.last_key.clone_from(&self.chunk.last_key);
             }
-            let tallies = stream.tallies();
             self.mark.links.clone_from(&self.base.links);
             self.mark.rows = self.base.rows;
             self.mark.bytes = self.base.bytes;
-            for (link, consumed) in self.mark.links.iter_mut().zip(&tallies) {
+            for (link, consumed) in self.mark.links.iter_mut().zip(&self.chunk.tallies) {
                 link.rows += consumed.rows;
                 link.bytes += consumed.bytes;
                 self.mark.rows += consumed.rows;
                 self.mark.bytes += consumed.bytes;
             }
         }
-        self.mark.done = !more;
+        self.mark.done = !self.chunk.more;
+    }
+
+    /// Applies the chunk; meanwhile the next one is read, if there is one.
+    fn apply(&mut self) -> Result<()> {
+        let ShardApply { work, mark, chunk, .. } = self;
+        let rows = &chunk.rows;
+        let mut apply = || work.target.apply(work.fence, &work.shard, rows, mark);
+        let reads = work.reads_ahead && chunk.more && rows.byte_count() < HUGE_BYTES;
+        let Some(gathering) = self.gathering.as_mut().filter(|_| reads) else { return apply() };
+        thread::scope(|scope| {
+            // The target gets the new thread: this one has the buffers of the decoder.
+            let applying = scope.spawn(apply);
+            self.ahead = Some(gathering.fill(&mut self.next));
+            applying.join().unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+}
+
+impl<'a> Gathering<'a> {
+    fn open(work: &ShardWork<'a>, mark: &Mark) -> Result<Gathering<'a>> {
+        let BatchMax { rows, bytes } = if work.is_fresh { APPENDED } else { CHANGED };
+        let chunk_max = BatchMax { rows: rows.min(work.chunk_rows_max), bytes };
+        let reading = Reading {
+            inputs: &work.inputs,
+            wanted: work.codec,
+            range: work.range,
+            after: mark.last_key.as_deref(),
+        };
+        Ok(Gathering { stream: work.parts.open(reading, chunk_max)?, chunk_max })
+    }
+
+    /// Replaces `chunk` by what comes next.
+    fn fill(&mut self, chunk: &mut Chunk) -> Result<()> {
+        let rows = &mut chunk.rows;
+        if rows.byte_count() >= HUGE_BYTES {
+            *rows = RowBatch::new();
+        }
+        rows.clear();
+        chunk.more = true;
+        while chunk.more
+            && rows.len() < self.chunk_max.rows as usize
+            && rows.byte_count() < self.chunk_max.bytes
+        {
+            chunk.more = self.stream.append_batch(rows)?;
+        }
+        chunk.last_key = self.stream.last_key_consumed().map(<[u8]>::to_vec);
+        chunk.tallies.clear();
+        chunk.tallies.extend_from_slice(self.stream.tallies());
+        Ok(())
     }
 }
 
@@ -139,20 +187,19 @@ impl ShardRun for ShardApply<'_> {
             return Ok(ChunkOutcome::Done { done: self.done() });
         }
         let from = self.mark.rows;
-        let more = self.gather().map_err(|error| error.context(self.place()))?;
-        self.advance_mark(more);
+        self.take_next().map_err(|error| error.context(self.place()))?;
+        self.advance_mark();
+        let more = self.chunk.more;
         if planted::is(Bug::DoneBeforeApply) && !more {
             return Ok(ChunkOutcome::Done { done: self.done() });
         }
         if planted::is(Bug::MarkBeyondRows) {
-            self.chunk.pop();
+            self.chunk.rows.pop();
         }
         failpoint::hit("restore.before_apply");
-        let work = &self.work;
-        work.target
-            .apply(work.fence, &work.shard, &self.chunk, &mut self.mark)
-            .map_err(|error| error.context(self.place()))?;
+        self.apply().map_err(|error| error.context(self.place()))?;
         failpoint::hit("restore.after_apply");
+        let work = &self.work;
         failpoint::note_chunk(format_args!(
             "{} {} {} {from} {}",
             work.ticket.step, work.shard.table, work.shard.shard, self.mark.rows

@@ -42,6 +42,7 @@ pub struct RestoreJob {
     proofs: Mutex<Vec<TableProof>>,
     chunk_rows_max: u32,
     readers_max: usize,
+    reads_ahead: bool,
 }
 
 /// One table's entry in one manifest of the chain.
@@ -102,6 +103,7 @@ impl RestoreJob {
             proofs,
             chunk_rows_max: u32::MAX,
             readers_max: proof::readers_max(),
+            reads_ahead: true,
         })
     }
 
@@ -117,6 +119,14 @@ impl RestoreJob {
     #[must_use]
     pub fn with_readers_max(mut self, readers: usize) -> RestoreJob {
         self.readers_max = readers.max(1);
+        self
+    }
+
+    /// The same restore with a shard's chunks read and applied in turns, by the one thread that
+    /// runs the shard.
+    #[must_use]
+    pub fn without_read_ahead(mut self) -> RestoreJob {
+        self.reads_ahead = false;
         self
     }
 
@@ -479,6 +489,7 @@ impl Job for RestoreJob {
             inputs,
             codec: &self.codecs[at],
             chunk_rows_max: self.chunk_rows_max,
+            reads_ahead: self.reads_ahead,
         };
         Ok(Box::new(ShardApply::open(work)?))
     }

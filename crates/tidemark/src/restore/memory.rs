@@ -28,15 +28,15 @@ const PROCESS_BYTES: u64 = 32 << 20;
 /// resident, but reserved more than 256.
 const OVERHEAD_DIVISOR: u64 = 8;
 
-/// A shard's chunk, its batch, and the copies that growing them leaves.
-const CHUNK_BYTES: u64 = 14 << 20;
+/// A shard's chunk, the next one that is read meanwhile, and the pages that a chunk dirties.
+const CHUNK_BYTES: u64 = 16 << 20;
 
 /// Rows from this size on may take more than the memory; below it, the memory is what is
 /// too small.
 const LARGE_ROW_BYTES: u64 = 8 << 20;
 
-/// How often a restore holds its greatest row: in its frame, its page, its batch, its chunk,
-/// and in the pages of the target's transaction.
+/// How often a restore holds its greatest row: in its frame, its page, the batch of its link,
+/// its chunk, and in the pages of the target's transaction.
 const LARGE_ROW_FACTOR: u64 = 5;
 
 /// What fits.

@@ -68,6 +68,13 @@ pub(super) struct Reading<'r, 'a> {
     pub(super) after: Option<&'r [u8]>,
 }
 
+/// Where a batch ends: with the row that reaches one of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BatchMax {
+    pub(super) rows: u32,
+    pub(super) bytes: u64,
+}
+
 /// Something that holds rows of a table.
 #[derive(Clone, Debug)]
 pub(super) enum Input<'a> {
@@ -94,7 +101,7 @@ impl Input<'_> {
 /// Rows of one or several links, with what was consumed of each.
 pub(super) enum LinkStream<'a> {
     /// One link needs no merging.
-    Single { stream: LinkReader<'a>, tally: LinkTally, last_key: Option<Vec<u8>> },
+    Single { stream: LinkReader<'a>, tally: [LinkTally; 1], last_key: Option<Vec<u8>> },
     /// Several are merged.
     Folded(Fold<'a>),
 }
@@ -104,29 +111,24 @@ impl Parts {
         Parts { collection, checked: Mutex::default(), opened: Mutex::default() }
     }
 
-    /// Opens `reading`.
+    /// Opens `reading`, in batches of that size.
     ///
     /// # Errors
     /// [`Kind::Broken`] for a part that is missing or not what its manifest says.
-    pub(super) fn open<'a>(&'a self, reading: Reading<'_, 'a>) -> Result<LinkStream<'a>> {
-        let [single] = reading.inputs else {
-            let streams = self.open_each(reading)?;
-            return Ok(LinkStream::Folded(Fold::new(streams, FoldOptions::new(mode(reading)))));
-        };
-        let stream = self.open_input(single, reading)?;
-        Ok(LinkStream::Single { stream, tally: LinkTally::default(), last_key: None })
-    }
-
-    /// The same, with batches that end with the row that makes them so long.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub(super) fn open_in_pieces<'a>(
+    pub(super) fn open<'a>(
         &'a self,
         reading: Reading<'_, 'a>,
-        rows_max: u32,
-        bytes_max: u64,
+        batch_max: BatchMax,
     ) -> Result<LinkStream<'a>> {
+        if let [single] = reading.inputs {
+            let stream = self.open_input(single, reading, Some(batch_max))?;
+            return Ok(LinkStream::Single {
+                stream,
+                tally: [LinkTally::default()],
+                last_key: None,
+            });
+        }
+        let BatchMax { rows: rows_max, bytes: bytes_max } = batch_max;
         let options = FoldOptions { rows_max, bytes_max, ..FoldOptions::new(mode(reading)) };
         Ok(LinkStream::Folded(Fold::new(self.open_each(reading)?, options)))
     }
@@ -140,7 +142,7 @@ impl Parts {
         reading: Reading<'_, 'a>,
     ) -> Result<Vec<Box<dyn RowStream + 'a>>> {
         let open = |input| {
-            let stream = self.open_input(input, reading)?;
+            let stream = self.open_input(input, reading, None)?;
             Ok(Box::new(stream) as Box<dyn RowStream + 'a>)
         };
         reading.inputs.iter().map(open).collect()
@@ -169,10 +171,13 @@ impl Parts {
         &'a self,
         input: &Input<'a>,
         reading: Reading<'_, 'a>,
+        batch_max: Option<BatchMax>,
     ) -> Result<LinkReader<'a>> {
         match input {
-            Input::Link(link) => self.open_link(*link, reading),
-            Input::Run { path, part, schema } => open_run(path, part.as_ref(), schema, reading),
+            Input::Link(link) => self.open_link(*link, reading, batch_max),
+            Input::Run { path, part, schema } => {
+                open_run(path, part.as_ref(), schema, reading, batch_max)
+            }
         }
     }
 
@@ -180,6 +185,7 @@ impl Parts {
         &'a self,
         link: TableLink<'a>,
         reading: Reading<'_, 'a>,
+        batch_max: Option<BatchMax>,
     ) -> Result<LinkReader<'a>> {
         let Reading { wanted, range, after, .. } = reading;
         let beyond = after.map(<[u8]>::to_vec);
@@ -195,7 +201,7 @@ impl Parts {
             let read = PartRead { part, schema, kind, wanted, range, after };
             let reader = PartReader::open(object, &read)
                 .map_err(|error| error.context(format!("backup `{}`", link.directory)))?;
-            Ok(Box::new(reader) as Box<dyn RowStream + 'a>)
+            Ok(Box::new(bounded(reader, batch_max)) as Box<dyn RowStream + 'a>)
         });
         LinkReader::new(&link.entry.parts, range, after, open_part)
     }
@@ -256,6 +262,7 @@ fn open_run<'a>(
     part: Option<&PartEntry>,
     schema: &'a Schema,
     reading: Reading<'_, 'a>,
+    batch_max: Option<BatchMax>,
 ) -> Result<LinkReader<'a>> {
     let Reading { wanted, range, after, .. } = reading;
     let beyond = after.map(<[u8]>::to_vec);
@@ -272,17 +279,25 @@ fn open_run<'a>(
         let after = beyond.as_deref();
         let kind = PartKind::Increment;
         let read = PartRead { part, schema, kind, wanted, range, after };
-        Ok(Box::new(PartReader::open(file, &read)?) as Box<dyn RowStream + 'a>)
+        let reader = PartReader::open(file, &read)?;
+        Ok(Box::new(bounded(reader, batch_max)) as Box<dyn RowStream + 'a>)
     });
     LinkReader::new(part.map_or(&[], std::slice::from_ref), range, after, open_part)
 }
 
+fn bounded(reader: PartReader, batch_max: Option<BatchMax>) -> PartReader {
+    match batch_max {
+        Some(BatchMax { rows, bytes }) => reader.with_batch_max(rows, bytes),
+        None => reader,
+    }
+}
+
 impl LinkStream<'_> {
     /// Consumed so far, per link.
-    pub(super) fn tallies(&self) -> Vec<LinkTally> {
+    pub(super) fn tallies(&self) -> &[LinkTally] {
         match self {
-            LinkStream::Single { tally, .. } => vec![*tally],
-            LinkStream::Folded(fold) => fold.tallies().to_vec(),
+            LinkStream::Single { tally, .. } => tally,
+            LinkStream::Folded(fold) => fold.tallies(),
         }
     }
 
@@ -297,13 +312,19 @@ impl LinkStream<'_> {
 
 impl RowStream for LinkStream<'_> {
     fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
+        batch.clear();
+        self.append_batch(batch)
+    }
+
+    fn append_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
         match self {
-            LinkStream::Folded(fold) => fold.next_batch(batch),
-            LinkStream::Single { stream, tally, last_key } => {
-                let more = stream.next_batch(batch)?;
-                tally.rows += batch.len() as u64;
-                tally.bytes += batch.byte_count();
-                if let Some(last) = batch.last() {
+            LinkStream::Folded(fold) => fold.append_batch(batch),
+            LinkStream::Single { stream, tally: [tally], last_key } => {
+                let (rows, bytes) = (batch.len(), batch.byte_count());
+                let more = stream.append_batch(batch)?;
+                tally.rows += (batch.len() - rows) as u64;
+                tally.bytes += batch.byte_count() - bytes;
+                if let Some(last) = batch.last().filter(|_| batch.len() > rows) {
                     let key = last_key.get_or_insert_default();
                     key.clear();
                     key.extend_from_slice(last.key);
