@@ -11,8 +11,10 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 
 use super::{ObjectEntry, PutOutcome};
 use crate::env::{self, WallTime, sync_folder};
@@ -23,6 +25,10 @@ const DEPTH_MAX: u32 = 16;
 
 /// Drafts of one name that are tried before giving up; each is left by one crash.
 const DRAFTS_MAX: u32 = 10_000;
+
+/// Bytes that are written before they begin their way to the disk. They go while more is
+/// encoded; without that the disk would idle until the end, and its writer then.
+const WRITE_BEHIND_BYTES: u64 = 8 << 20;
 
 /// Separates an object's name from the number of its draft.
 const DRAFT_MARK: char = '#';
@@ -83,7 +89,7 @@ impl LocalFolder {
             self.make_folder(&folder)?;
             let draft = draft_path(&place, number);
             match OpenOptions::new().write(true).create_new(true).open(&draft) {
-                Ok(file) => return Ok(LocalDraft { file, place, draft, published: false }),
+                Ok(file) => return Ok(LocalDraft::new(file, place, draft)),
                 Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => {}
                 // Somebody removed the emptied folder meanwhile.
                 Err(cause) if cause.kind() == io::ErrorKind::NotFound => self.forget(&folder),
@@ -194,20 +200,46 @@ fn draft_path(place: &Path, number: u32) -> PathBuf {
 /// Dropped before [`publish`](Self::publish), it removes itself; a crash leaves the draft.
 #[derive(Debug)]
 pub(super) struct LocalDraft {
-    file: File,
+    file: Arc<File>,
     place: PathBuf,
     draft: PathBuf,
     published: bool,
+    /// Bytes written since the last sync began.
+    behind_bytes: u64,
+    /// The sync that runs beside the writing. Its error must be heard: the kernel tells an open
+    /// file of a lost write once.
+    syncing: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl LocalDraft {
+    fn new(file: File, place: PathBuf, draft: PathBuf) -> LocalDraft {
+        let file = Arc::new(file);
+        LocalDraft { file, place, draft, published: false, behind_bytes: 0, syncing: None }
+    }
+
     pub(super) fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         failpoint::hit_io("store.write")?;
-        self.file.write_all(bytes)
+        (&*self.file).write_all(bytes)?;
+        self.behind_bytes += bytes.len() as u64;
+        if self.behind_bytes >= WRITE_BEHIND_BYTES {
+            self.settle()?;
+            self.behind_bytes = 0;
+            let file = Arc::clone(&self.file);
+            // Where there is no thread for it, the sync at the end does it all.
+            self.syncing = thread::Builder::new().spawn(move || file.sync_data()).ok();
+        }
+        Ok(())
+    }
+
+    /// Waits for the sync that runs.
+    fn settle(&mut self) -> io::Result<()> {
+        let Some(syncing) = self.syncing.take() else { return Ok(()) };
+        syncing.join().unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// Makes the file durable and visible under its name, unless something has the name.
     pub(super) fn publish(mut self) -> io::Result<PutOutcome> {
+        self.settle()?;
         self.file.sync_all()?;
         failpoint::hit("store.before_object");
         let folder = self.place.parent().expect("a draft lies in a folder").to_path_buf();
