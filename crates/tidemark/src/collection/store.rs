@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 
 pub use failure::kind_of_cause;
 pub use read::{ObjectReader, ReadObject};
-pub use write::{ObjectWriter, Written};
+pub use write::ObjectWriter;
 
 use self::failure::failure;
 use self::folder::LocalFolder;
@@ -47,6 +47,10 @@ const GETS_IN_FLIGHT_MAX: usize = 16;
 
 /// Bytes hashed per read by [`Store::hash`].
 const HASH_BYTES: u64 = 1 << 20;
+
+/// Bytes of one read of a local file while it is hashed: what stays in the processor's cache
+/// until the hash has seen it.
+const HASH_NEAR_BYTES: u64 = 128 << 10;
 
 /// A place for objects; clones are the same place.
 #[derive(Clone)]
@@ -106,6 +110,7 @@ pub struct ObjectHasher {
     object: ReadObject,
     hasher: Box<blake3::Hasher>,
     offset: u64,
+    buffer: Vec<u8>,
 }
 
 impl ObjectHasher {
@@ -118,8 +123,16 @@ impl ObjectHasher {
         if len == 0 {
             return Ok(None);
         }
-        self.hasher.update(&self.object.read_at(self.offset, len)?);
-        self.offset += len;
+        let piece = if self.object.is_near() { len.min(HASH_NEAR_BYTES) } else { len };
+        self.buffer.resize(piece as usize, 0);
+        let end = self.offset + len;
+        while self.offset < end {
+            let piece = piece.min(end - self.offset);
+            let piece = &mut self.buffer[..piece as usize];
+            self.object.read_into(self.offset, piece)?;
+            self.hasher.update(piece);
+            self.offset += piece.len() as u64;
+        }
         Ok(Some(len))
     }
 
@@ -271,11 +284,11 @@ impl Store {
         }
     }
 
-    /// Copies `source` into a new object, with bounded memory.
+    /// Copies `source` into a new object, with bounded memory; gives its size.
     ///
     /// # Errors
     /// As [`ObjectWriter::finish`], and what reading `source` gives.
-    pub fn upload_from(&self, path: &str, source: &mut impl io::Read) -> Result<Written> {
+    pub fn upload_from(&self, path: &str, source: &mut impl io::Read) -> Result<u64> {
         let mut writer = self.create(path)?;
         io::copy(source, &mut writer).map_err(|cause| failure(self.doing("write", path), cause))?;
         writer.finish()
@@ -386,7 +399,7 @@ impl Store {
     /// [`Kind::NotFound`], and what the store says.
     pub fn hasher(&self, path: &str) -> Result<ObjectHasher> {
         let object = self.open_for_reading(path)?;
-        Ok(ObjectHasher { object, hasher: Box::default(), offset: 0 })
+        Ok(ObjectHasher { object, hasher: Box::default(), offset: 0, buffer: Vec::new() })
     }
 
     /// Everything below the folder `prefix` (empty: everything), drafts among it, sorted by

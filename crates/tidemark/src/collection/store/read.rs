@@ -108,6 +108,32 @@ impl ReadObject {
         }
     }
 
+    /// Fills `buffer` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// As [`read_at`](Self::read_at).
+    pub fn read_into(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let end = offset.saturating_add(buffer.len() as u64);
+        match &self.file {
+            Some(open) if !open.can_hang && end <= self.bytes => {
+                folder::read_exact_at(&open.file, buffer, offset).map_err(|cause| {
+                    let what = format!("read bytes {offset} to {end} of `{}`", self.path);
+                    super::failure(what, cause)
+                })
+            }
+            _ => {
+                buffer.copy_from_slice(&self.read_at(offset, buffer.len() as u64)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether reading costs no request: then small pieces, which stay in the processor's cache,
+    /// are faster than large ones.
+    pub(super) fn is_near(&self) -> bool {
+        self.file.as_ref().is_some_and(|open| !open.can_hang)
+    }
+
     /// A reader from `offset` to the end, reading ahead a little.
     pub fn reader(&self, offset: u64) -> ObjectReader {
         ObjectReader { object: self.clone(), offset, ahead: Bytes::new() }

@@ -16,15 +16,6 @@ use crate::error::{Error, Kind, Result};
 /// object has at most 50 GB; a writer keeps at most two of them in memory.
 const UPLOAD_BYTES: usize = 5 << 20;
 
-/// A finished object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// Size.
-    pub bytes: u64,
-    /// BLAKE3 of the bytes that were written, hexadecimal.
-    pub blake3: String,
-}
-
 /// Writes one new object; nobody sees it before [`finish`](Self::finish).
 ///
 /// Dropped unfinished it takes back what it wrote. A crash leaves a draft (local) or an
@@ -35,7 +26,6 @@ pub struct ObjectWriter {
     path: String,
     state: WriterState,
     bytes: u64,
-    hasher: Box<blake3::Hasher>,
 }
 
 #[derive(Debug)]
@@ -62,8 +52,7 @@ impl ObjectWriter {
     }
 
     fn new(store: Store, path: &str, state: WriterState) -> ObjectWriter {
-        let hasher = Box::new(blake3::Hasher::new());
-        ObjectWriter { store, path: path.to_owned(), state, bytes: 0, hasher }
+        ObjectWriter { store, path: path.to_owned(), state, bytes: 0 }
     }
 
     /// Path inside the store.
@@ -76,13 +65,13 @@ impl ObjectWriter {
         self.bytes
     }
 
-    /// Makes the object durable and visible.
+    /// Makes the object durable and visible; gives its size.
     ///
     /// # Errors
     /// [`Kind::Held`] when an object of that name is there already: it is left alone, and what
     /// was written is gone. [`Kind::Blocked`] for a full disk and the like. After any error the
     /// name may or may not exist; it is whole if it does.
-    pub fn finish(mut self) -> Result<Written> {
+    pub fn finish(mut self) -> Result<u64> {
         let outcome = match mem::replace(&mut self.state, WriterState::Failed) {
             WriterState::Draft(draft) => draft
                 .publish()
@@ -94,10 +83,7 @@ impl ObjectWriter {
             }
         };
         match outcome {
-            PutOutcome::Created => Ok(Written {
-                bytes: self.bytes,
-                blake3: self.hasher.finalize().to_hex().to_string(),
-            }),
+            PutOutcome::Created => Ok(self.bytes),
             PutOutcome::Exists => Err(Error::new(
                 Kind::Held,
                 format!("finish writing `{}`: an object of that name is there already", self.path),
@@ -121,7 +107,6 @@ impl Write for ObjectWriter {
             self.state = WriterState::Failed;
             return Err(cause);
         }
-        self.hasher.update(bytes);
         self.bytes += bytes.len() as u64;
         Ok(bytes.len())
     }
