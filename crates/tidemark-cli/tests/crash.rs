@@ -16,7 +16,7 @@ use serde_json::Value as Json;
 use support::chain::{BACKUP, Rng, make_chain, make_table, open, table};
 use support::deadline::wait_until;
 use support::{Outcome, Tidemark, files};
-use tidemark::database::embedded::{EmbeddedDatabase, RowRange, WriteBatch};
+use tidemark::database::embedded::{Alteration, EmbeddedDatabase, RowRange, WriteBatch};
 use tidemark::ids::TableName;
 use tidemark::row::{LogicalType, Schema, Value};
 
@@ -103,6 +103,10 @@ impl Disturbed {
     fn new(rows: u64, increments: u64, prepare: &[&str], args: &[&str]) -> Disturbed {
         let folder = support::temp_folder();
         make_chain(folder.path(), rows, increments);
+        Disturbed::on(folder, prepare, args)
+    }
+
+    fn on(folder: tempfile::TempDir, prepare: &[&str], args: &[&str]) -> Disturbed {
         let owned = |args: &[&str]| args.iter().map(|arg| (*arg).to_owned()).collect();
         let (args, prepare) = (owned(args), owned(prepare));
         let expected = Expected::default();
@@ -349,6 +353,37 @@ fn a_held_copy_rolled_forward_survives_sigkill_around_every_commit() {
     let disturbed = Disturbed::new(FEW, 3, &prepare, &CONTINUE);
     disturbed.check_each(&one_side_of_each(chosen_points(&disturbed.hits)));
     disturbed.check_random(0..4);
+}
+
+/// A chain whose second increment comes after a column was dropped.
+fn chain_that_narrows(rows: u64) -> tempfile::TempDir {
+    let folder = support::temp_folder();
+    make_chain(folder.path(), rows, 1);
+    let (source, orders) = (open(&folder.path().join("source")), table("orders"));
+    let dropped = Alteration::DropColumn { name: "generation".to_owned() };
+    source.alter(&orders, &[dropped]).unwrap();
+    let mut batch = WriteBatch::new();
+    for id in (0..rows).step_by(3) {
+        batch.put(&orders, vec![Value::Int64(id as i64), Value::Text("changed".to_owned())]);
+    }
+    source.write(&batch).unwrap();
+    drop(source);
+    Tidemark::new(folder.path()).run(BACKUP).expect_code(0);
+    folder
+}
+
+#[test]
+fn rolling_a_copy_over_a_dropped_column_survives_sigkill_around_every_copied_chunk() {
+    let prepare = [&RESTORE[..4], &["--shards", "1", "--at", "2", "--json"]].concat();
+    let disturbed = Disturbed::on(chain_that_narrows(MANY), &prepare, &CONTINUE);
+    let copied = |hit: &&String| *hit == "target.project.before_commit";
+    let chunks = disturbed.hits.iter().filter(copied).count();
+    assert!(chunks > 1, "{chunks} chunks are copied");
+    let points = (1..=chunks).flat_map(|hit| {
+        ["before", "after"].map(|side| format!("target.project.{side}_commit:{hit}:kill"))
+    });
+    disturbed.check_each(&points.collect::<Vec<_>>());
+    disturbed.check_random(0..2);
 }
 
 const ACCOUNTS: u64 = 1_200;

@@ -13,7 +13,7 @@ use tidemark::database::{
 };
 use tidemark::ids::{Epoch, OperationId, TableId, TableName, Txn};
 use tidemark::row::digest::RowHasher;
-use tidemark::row::{ChangeOp, KeyRange, RowBatch, RowRef, RowStream, Schema, payload};
+use tidemark::row::{ChangeOp, KeyRange, RowBatch, RowCodec, RowRef, RowStream, Schema, payload};
 use tidemark::{Error, Kind, Result};
 
 use crate::bug::Bug;
@@ -268,23 +268,31 @@ impl Store {
         }
     }
 
-    fn make_hidden(&self, plan: &TargetTable) -> Hidden {
+    fn make_hidden(&self, plan: &TargetTable) -> Result<Hidden> {
         let base =
             self.tables.get(&plan.name).filter(|_| plan.disposition == Disposition::RollForward);
+        let codec = RowCodec::new(&plan.schema);
+        // Columns that went since the copy was made are in no change that will come.
+        let projected = |(key, row): (&Vec<u8>, &Vec<u8>)| {
+            let mut payload = Vec::new();
+            codec.project(row, &mut payload)?;
+            Ok((key.clone(), payload))
+        };
         let shards = plan.shards.iter().map(|range| match base {
-            None => HiddenShard::default(),
+            None => Ok(HiddenShard::default()),
             Some(base) => {
                 let inside = base.rows.iter().filter(|(key, _)| range.contains(key));
-                let rows: Rows = inside.map(|(key, row)| (key.clone(), row.clone())).collect();
+                let rows: Rows = inside.map(projected).collect::<Result<_>>()?;
                 let mut hasher = RowHasher::new(plan.digest_id);
                 let mut mark = Mark::default();
                 for (key, row) in &rows {
                     mark.account(key, None, Some(hasher.row(key, row)));
                 }
-                HiddenShard { rows, mark: Some(mark) }
+                Ok(HiddenShard { rows, mark: Some(mark) })
             }
         });
-        Hidden { plan: plan.clone(), base: base.map(|base| base.id), shards: shards.collect() }
+        let shards = shards.collect::<Result<_>>()?;
+        Ok(Hidden { plan: plan.clone(), base: base.map(|base| base.id), shards })
     }
 }
 
@@ -374,7 +382,8 @@ impl Target for Database {
         }
         let check = |plan: &&TargetTable| store.check_name(fence.operation, plan);
         missing.iter().try_for_each(check)?;
-        let made: Vec<Hidden> = missing.iter().map(|plan| store.make_hidden(plan)).collect();
+        let made: Vec<Hidden> =
+            missing.iter().map(|plan| store.make_hidden(plan)).collect::<Result<_>>()?;
 
         let opened = || Operation {
             epoch: fence.epoch,

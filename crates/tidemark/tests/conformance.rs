@@ -38,6 +38,7 @@ enum Fault {
     ReplacesEverything,
     OverlooksWrites,
     SkipsMissingTable,
+    KeepsLostColumns,
 }
 
 /// A promise that each fault breaks.
@@ -59,6 +60,7 @@ const FAULTS: &[(Fault, &str)] = &[
     (Fault::ReplacesEverything, "an_existing_table_is_in_the_way"),
     (Fault::OverlooksWrites, "publish_shows_all_tables"),
     (Fault::SkipsMissingTable, "a_missing_hidden_table_is_told"),
+    (Fault::KeepsLostColumns, "a_copy_loses_the_columns_that_went"),
 ];
 
 /// The example's driver with one fault built in.
@@ -127,6 +129,12 @@ impl TargetLayer for Faulty {
         let mut tables = tables.to_vec();
         if self.has(Fault::ReplacesEverything) {
             tables.iter_mut().for_each(|plan| plan.disposition = Disposition::Replace);
+        }
+        if self.has(Fault::KeepsLostColumns) {
+            for plan in &mut tables {
+                let found = self.inner.existing(&plan.name)?;
+                plan.schema = found.map_or(plan.schema.clone(), |found| found.schema);
+            }
         }
         if self.has(Fault::ReservesNothing) {
             return self.inner.prepare(fence, &tables).or_else(|_| {

@@ -98,6 +98,8 @@ pub const TARGET_PROMISES: &[(&str, TargetPromise)] = &[
     ("any_call_may_be_the_last_before_a_restart", publish::any_call_may_be_the_last),
     ("a_published_copy_rolls_forward", roll_forward::a_published_copy_rolls_forward),
     ("a_held_copy_rolls_forward", roll_forward::a_held_copy_rolls_forward),
+    ("a_copy_loses_the_columns_that_went", roll_forward::a_copy_loses_the_columns_that_went),
+    ("a_held_copy_loses_them_too", roll_forward::a_held_copy_loses_them_too),
     ("a_copy_written_to_is_refused", roll_forward::a_copy_written_to_is_refused),
     ("a_copy_written_to_meanwhile_is_kept", roll_forward::a_copy_written_to_meanwhile_is_kept),
     (

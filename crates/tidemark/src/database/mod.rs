@@ -215,7 +215,8 @@ pub trait Target: Debug + Send + Sync {
     /// The shard's position; `None` before its first chunk. The only truth about it.
     ///
     /// A copy that is rolled forward has one from the beginning: it stands at the
-    /// start of step 0 with nothing consumed, and its ranges say what the copy holds.
+    /// start of step 0 with nothing consumed, and its ranges say what the copy holds, without
+    /// the columns that went.
     ///
     /// # Errors
     /// [`Kind::NotFound`](crate::Kind::NotFound) when the hidden table is gone, which
@@ -352,6 +353,8 @@ pub enum Disposition {
         table: TableId,
     },
     /// The existing copy moves on to a later restore point; its shards stay as they are cut.
+    /// Its rows lose the columns that the plan's schema no longer has, by id or type: no change
+    /// of a later backup says so.
     RollForward,
 }
 

@@ -199,6 +199,13 @@ impl Schema {
         self.key.iter().map(|id| self.column(*id).expect("key columns exist: checked"))
     }
 
+    /// Whether every column of `older` is still there with its type, so that its rows are rows
+    /// of this schema as they stand.
+    pub fn has_all_of(&self, older: &Schema) -> bool {
+        let keeps = |old: &Column| self.column(old.id).is_some_and(|c| c.logical == old.logical);
+        older.columns.iter().all(keeps)
+    }
+
     /// Whether a row of this table has the same key bytes under `other`:
     /// same key column ids, types and order.
     pub fn same_key(&self, other: &Schema) -> bool {

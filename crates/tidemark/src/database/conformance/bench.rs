@@ -144,11 +144,15 @@ pub(super) fn shard(operation: OperationId, table: &TargetTable, shard: u32) -> 
 
 /// The position after `changes` in `step`, from what the shard stands at.
 pub(super) fn next_mark(stored: Option<Mark>, step: u32, changes: &[Change]) -> Mark {
+    mark_after(stored, step, &chunk(changes))
+}
+
+/// The same for changes of any schema.
+fn mark_after(stored: Option<Mark>, step: u32, batch: &RowBatch) -> Mark {
     let mut mark = match stored {
         Some(mark) if mark.step == StepIdx(step) && !mark.links.is_empty() => mark,
         stored => stored.unwrap_or_default().enter_step(StepIdx(step), 1),
     };
-    let batch = chunk(changes);
     mark.rows += batch.len() as u64;
     mark.bytes += batch.byte_count();
     mark.links[0].rows = mark.rows;
@@ -167,8 +171,19 @@ pub(super) fn apply(
     step: u32,
     changes: &[Change],
 ) -> Result<Mark> {
-    let mut mark = next_mark(target.mark(shard)?, step, changes);
-    target.apply(fence, shard, &chunk(changes), &mut mark)?;
+    apply_chunk(target, fence, shard, step, &chunk(changes))
+}
+
+/// The same for changes of any schema.
+pub(super) fn apply_chunk(
+    target: &dyn Target,
+    fence: Fence,
+    shard: &TargetShard,
+    step: u32,
+    batch: &RowBatch,
+) -> Result<Mark> {
+    let mut mark = mark_after(target.mark(shard)?, step, batch);
+    target.apply(fence, shard, batch, &mut mark)?;
     Ok(mark)
 }
 

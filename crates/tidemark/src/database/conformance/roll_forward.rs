@@ -1,15 +1,17 @@
 //! Promises about copies that move on to a later restore point.
 
 use super::bench::{
-    Change, FIRST, SECOND, SPLIT, apply, apply_all, chunk, create, digest, existing,
-    expect_changes, fence, invisible, name, origin, read_back_all, restore, rows_of, shard, table,
-    upserts, visible,
+    Change, FIRST, SECOND, SPLIT, apply, apply_all, apply_chunk, chunk, create, digest, existing,
+    expect_changes, fence, invisible, key, name, origin, read_back_all, restore, rows_of, schema,
+    shard, table, upserts, visible,
 };
 use super::{Promise, Rows, TargetSubject};
 use crate::database::{CopyState, Disposition, Publish, TargetTable};
 use crate::error::Kind;
-use crate::ids::StepIdx;
-use crate::row::KeyRange;
+use crate::ids::{ColumnId, StepIdx};
+use crate::row::{
+    ChangeOp, Column, KeyRange, LogicalType, RowBatch, RowCodec, RowRef, Schema, Value,
+};
 
 /// Restores a copy at point 1 and gives what it holds.
 fn restored(promise: Promise, subject: &dyn TargetSubject, how: Publish) -> Rows {
@@ -119,6 +121,95 @@ pub(super) fn a_held_copy_rolls_forward(subject: &mut dyn TargetSubject) {
     // Rolled forward by nothing, it is shown as it is.
     let last = fence(crate::ids::OperationId(3), 1);
     let table = TargetTable { origin: origin(2), ..onwards() };
+    restore(promise, subject.target(), last, &table, &[], Publish::Visible);
+    promise.equal("rows", &visible(promise, subject, &name("a")), &after);
+    stands(promise, subject, 2, false);
+}
+
+/// The schema after `note` was dropped and `name` renamed, and `rank` came.
+fn narrower() -> Schema {
+    let mut schema = schema();
+    schema.columns.retain(|column| column.name != "note");
+    schema.columns[1].name = "title".to_owned();
+    let (id, name) = (schema.next_column_id, "rank".to_owned());
+    schema.columns.push(Column { id, name, logical: LogicalType::Int64, native: None });
+    schema.next_column_id = ColumnId(id.0 + 1);
+    schema
+}
+
+/// Rolls a copy forward to a schema that lacks a column, with restarts, and gives what must be
+/// there then.
+fn narrow(promise: Promise, subject: &mut dyn TargetSubject, before: &Rows) -> Rows {
+    let schema = narrower();
+    let codec = RowCodec::new(&schema);
+    let (fence, table) = (fence(SECOND, 1), TargetTable { schema, ..onwards() });
+    let mut after = Rows::new();
+    for (key, row) in before {
+        let mut payload = Vec::new();
+        promise.ok("project", codec.project(row, &mut payload));
+        after.insert(key.clone(), payload);
+    }
+    for _ in 0..2 {
+        promise.ok("prepare", subject.target().prepare(fence, std::slice::from_ref(&table)));
+        let rows = read_back_all(promise, subject.target(), SECOND, &table);
+        promise.equal("rows before the first chunk", &rows, &after);
+        let held = [0, 1].map(|at| {
+            let mark = promise.ok("mark", subject.target().mark(&shard(SECOND, &table, at)));
+            mark.unwrap_or_default().digest()
+        });
+        let digest = digest(table.digest_id, &after);
+        promise.equal("digest before the first chunk", &held.into_iter().sum(), &digest);
+        promise.ok("reopen", subject.reopen());
+    }
+    for (at, id) in [(0, 5), (1, 550), (1, 900)] {
+        let mut payload = Vec::new();
+        let row = [Value::Int64(id), Value::Text("new".to_owned()), Value::Int64(7)];
+        promise.ok("encode", codec.encode_payload(&row, &mut payload));
+        let mut changes = RowBatch::new();
+        changes.push(RowRef { key: &key(id), op: ChangeOp::Upsert, payload: &payload });
+        let at = shard(SECOND, &table, at);
+        promise.ok("apply", apply_chunk(subject.target(), fence, &at, 0, &changes));
+        after.insert(key(id), payload);
+        promise.ok("reopen", subject.reopen());
+        promise.ok("prepare", subject.target().prepare(fence, std::slice::from_ref(&table)));
+    }
+    let rows = read_back_all(promise, subject.target(), SECOND, &table);
+    promise.equal("rows after the increment", &rows, &after);
+    after
+}
+
+pub(super) fn a_copy_loses_the_columns_that_went(subject: &mut dyn TargetSubject) {
+    let promise = Promise("a_copy_loses_the_columns_that_went");
+    let before = restored(promise, subject, Publish::Visible);
+    let after = narrow(promise, subject, &before);
+    promise.equal("rows until publishing", &visible(promise, subject, &name("a")), &before);
+    promise.equal(
+        "schema until publishing",
+        &existing(promise, subject.target(), &name("a")).schema,
+        &schema(),
+    );
+    promise.ok("seal", subject.target().seal(fence(SECOND, 1)));
+    promise.ok("publish", subject.target().publish(fence(SECOND, 1), Publish::Visible));
+    for _ in 0..2 {
+        promise.equal("rows", &visible(promise, subject, &name("a")), &after);
+        let found = existing(promise, subject.target(), &name("a"));
+        promise.equal("schema", &found.schema, &narrower());
+        stands(promise, subject, 2, false);
+        promise.ok("reopen", subject.reopen());
+    }
+}
+
+pub(super) fn a_held_copy_loses_them_too(subject: &mut dyn TargetSubject) {
+    let promise = Promise("a_held_copy_loses_them_too");
+    let before = restored(promise, subject, Publish::Held);
+    let after = narrow(promise, subject, &before);
+    promise.ok("seal", subject.target().seal(fence(SECOND, 1)));
+    promise.ok("publish", subject.target().publish(fence(SECOND, 1), Publish::Held));
+    invisible(promise, subject, &name("a"));
+    stands(promise, subject, 2, true);
+
+    let last = fence(crate::ids::OperationId(3), 1);
+    let table = TargetTable { schema: narrower(), ..onwards() };
     restore(promise, subject.target(), last, &table, &[], Publish::Visible);
     promise.equal("rows", &visible(promise, subject, &name("a")), &after);
     stands(promise, subject, 2, false);

@@ -235,6 +235,11 @@ impl RowCursor {
         RowCursor { next, end: range.end.clone(), ended: false }
     }
 
+    /// A cursor behind `key`, and before every key if there is none.
+    pub(crate) fn behind(key: Option<Vec<u8>>) -> RowCursor {
+        RowCursor { next: key.map_or(Bound::Unbounded, Bound::Excluded), end: None, ended: false }
+    }
+
     fn bounds(&self) -> (Bound<&[u8]>, Bound<&[u8]>) {
         let end = self.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         (self.next.as_ref().map(Vec::as_slice), end)

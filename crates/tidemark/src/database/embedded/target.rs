@@ -40,6 +40,7 @@ use crate::row::{RowBatch, RowStream};
 
 mod claim;
 mod prepare;
+mod project;
 mod publish;
 mod read_back;
 mod records;

@@ -34,6 +34,13 @@ pub(crate) enum HiddenBase {
         /// Its generations.
         generations: Vec<GenerationNumber>,
     },
+    /// The rows of a copy, published or held, without the columns that the plan lacks.
+    Projected {
+        /// The copy.
+        table: TableId,
+        /// Its generations.
+        generations: Vec<GenerationNumber>,
+    },
     /// The shards of a held copy themselves: nobody reads them.
     InPlace {
         /// The copy.
@@ -50,7 +57,9 @@ impl JsonRecord for HiddenTableRecord {
         let has_all = |generations: &[GenerationNumber]| generations.len() == shards;
         let based = match &self.base {
             HiddenBase::Empty | HiddenBase::InPlace { .. } => true,
-            HiddenBase::Copied { generations, .. } => has_all(generations),
+            HiddenBase::Copied { generations, .. } | HiddenBase::Projected { generations, .. } => {
+                has_all(generations)
+            }
         };
         if !has_all(&self.generations) || !based {
             return Some(format!("it has not one generation for each of its {shards} shards"));
@@ -87,7 +96,8 @@ fn hidden_table_records_read_back() {
     let generations = vec![GenerationNumber(3), GenerationNumber(4)];
     for base in [
         HiddenBase::Empty,
-        HiddenBase::Copied { table: TableId(9), generations },
+        HiddenBase::Copied { table: TableId(9), generations: generations.clone() },
+        HiddenBase::Projected { table: TableId(9), generations },
         HiddenBase::InPlace { table: TableId(9) },
     ] {
         super::check::json_record(&record(base));
@@ -97,8 +107,12 @@ fn hidden_table_records_read_back() {
 #[test]
 fn a_hidden_table_that_no_operation_could_fill_is_refused() {
     let generations = vec![GenerationNumber(4)];
-    let copied = record(HiddenBase::Copied { table: TableId(9), generations });
-    super::check::impossible(&copied, "one generation for each");
+    for base in [
+        HiddenBase::Copied { table: TableId(9), generations: generations.clone() },
+        HiddenBase::Projected { table: TableId(9), generations },
+    ] {
+        super::check::impossible(&record(base), "one generation for each");
+    }
     let mut fewer = record(HiddenBase::Empty);
     fewer.generations.pop();
     super::check::impossible(&fewer, "one generation for each");

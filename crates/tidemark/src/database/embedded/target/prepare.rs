@@ -162,7 +162,7 @@ impl EmbeddedDatabase {
             (Disposition::RollForward, found) => base_of(plan, found, untouched.get(name))?,
         };
         let generations = match &base {
-            HiddenBase::Empty | HiddenBase::Copied { .. } => {
+            HiddenBase::Empty | HiddenBase::Copied { .. } | HiddenBase::Projected { .. } => {
                 let owned = GenerationRecord::Owned { operation: fence.operation };
                 self.allocate_generations(txn, plan.shards.len() as u32, &owned)?
             }
@@ -211,6 +211,13 @@ impl EmbeddedDatabase {
             for (at, generation) in hidden.generations.iter().enumerate() {
                 let shard = match &hidden.base {
                     HiddenBase::Empty => self.create_shard(*generation)?,
+                    HiddenBase::Projected { generations, .. } => {
+                        let base = self.open_base(&hidden.plan.name, generations[at])?;
+                        let new = self.create_shard(*generation)?;
+                        self.claim_shard(fence, hidden, &new, wanted)?;
+                        self.fill_projected(fence, hidden, &base, &new)?;
+                        new
+                    }
                     HiddenBase::InPlace { .. } => self.open_shard(*generation)?,
                     HiddenBase::Copied { generations, .. } => {
                         let base = self.open_base(&hidden.plan.name, generations[at])?;
@@ -297,11 +304,17 @@ fn base_of(
         );
         return Err(Error::new(Kind::Usage, message));
     }
-    if copy.held {
-        return Ok(HiddenBase::InPlace { table: record.id });
-    }
-    let generations = record.shards.iter().map(|shard| shard.generation).collect();
-    Ok(HiddenBase::Copied { table: record.id, generations })
+    let (table, is_held) = (record.id, copy.held);
+    let generations = || record.shards.iter().map(|shard| shard.generation).collect();
+    Ok(if !plan.schema.has_all_of(&record.schema) {
+        // In place, neither a crash nor giving up could be undone: the column is in no backup's
+        // changes.
+        HiddenBase::Projected { table, generations: generations() }
+    } else if is_held {
+        HiddenBase::InPlace { table }
+    } else {
+        HiddenBase::Copied { table, generations: generations() }
+    })
 }
 
 /// Refuses to replace another table than the copy that was planned with, as it was then.

@@ -95,7 +95,9 @@ impl EmbeddedDatabase {
                 Err(exists(name))
             }
             HiddenBase::Empty => Ok(TableId(self.env().random_id())),
-            HiddenBase::Copied { table, .. } | HiddenBase::InPlace { table } => {
+            HiddenBase::Copied { table, .. }
+            | HiddenBase::Projected { table, .. }
+            | HiddenBase::InPlace { table } => {
                 let stands =
                     found.is_some_and(|found| found.id == *table && stands_on(found, hidden));
                 if stands && found == untouched { Ok(*table) } else { Err(gone(name)) }
@@ -202,7 +204,9 @@ fn published_record(
 fn stands_on(found: &TableRecord, hidden: &HiddenTableRecord) -> bool {
     let base = match &hidden.base {
         HiddenBase::Empty => return true,
-        HiddenBase::Copied { generations, .. } => generations,
+        HiddenBase::Copied { generations, .. } | HiddenBase::Projected { generations, .. } => {
+            generations
+        }
         HiddenBase::InPlace { .. } => &hidden.generations,
     };
     found.shards.iter().map(|shard| &shard.generation).eq(base)
