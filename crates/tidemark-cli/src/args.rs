@@ -190,7 +190,16 @@ pub(crate) enum DbArgs {
     )]
     Dump(DumpArgs),
     /// List the tables
+    #[command(long_about = "List the tables, and the held copies.\n\n\
+        A held copy is what `restore --hold` left: no reader sees it and no backup includes it, \
+        until `restore --continue` shows it. Its name is taken until then, or until `db drop` \
+        removes it.")]
     Tables(TablesArgs),
+    /// Drop a table or a held copy, with its rows
+    #[command(long_about = "Drop a table or a held copy, with its rows; nothing is asked.\n\n\
+        Whoever reads its rows at that moment reads on to the end. The next backup does not have \
+        the table, older ones keep it. Refused while a restore is to replace it or to move it on.")]
+    Drop(DropArgs),
     /// List or forget the collections that changes are kept for
     Collections(CollectionsArgs),
 }
@@ -263,6 +272,18 @@ pub(crate) struct TablesArgs {
     /// Directory of the database
     #[arg(long, value_name = "DIR")]
     pub(crate) db: PathBuf,
+}
+
+/// `db drop`.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  tidemark db drop --db copy --table orders_before")]
+pub(crate) struct DropArgs {
+    /// Directory of the database
+    #[arg(long, value_name = "DIR")]
+    pub(crate) db: PathBuf,
+    /// Table or held copy to remove, by its whole name
+    #[arg(long, value_name = "TABLE", value_parser = table_name)]
+    pub(crate) table: TableName,
 }
 
 /// `db collections`.
@@ -363,10 +384,15 @@ pub(crate) struct RestoreArgs {
     /// Memory to use, for example 256MiB
     #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = byte_count)]
     pub(crate) memory: u64,
-    /// Take the place of tables that exist, at the moment the new ones are published
+    /// Take the place of tables that exist, at the moment the new ones are published; not with
+    /// --hold
     #[arg(long, conflicts_with = "roll_forward")]
     pub(crate) replace: bool,
-    /// Leave the result hidden, to be moved on with --continue
+    /// Leave the result hidden, to be moved on and shown with --continue
+    ///
+    /// With --continue the copy stays hidden; without --hold it is shown, also when no newer
+    /// backup moves it on. `db tables` lists held copies, `db drop` removes one. What is visible
+    /// is never hidden.
     #[arg(long)]
     pub(crate) hold: bool,
     /// Move copies that were restored earlier on to the restore point
@@ -478,6 +504,7 @@ impl VerbArgs {
             VerbArgs::Db(DbArgs::Load(args)) => embedded(&args.db),
             VerbArgs::Db(DbArgs::Dump(args)) => embedded(&args.db),
             VerbArgs::Db(DbArgs::Tables(args)) => embedded(&args.db),
+            VerbArgs::Db(DbArgs::Drop(args)) => embedded(&args.db),
             VerbArgs::Db(DbArgs::Collections(args)) => embedded(&args.db),
             VerbArgs::Backup(args) => {
                 drive(&args.drive).unwrap_or_else(|| by("--source", &args.source))

@@ -368,3 +368,85 @@ fn a_collection_that_is_gone_can_be_forgotten() {
     let next = world.tidemark().run(BACKUP).expect_code(0);
     assert!(next.stdout.contains("increment on"), "{next}");
 }
+
+const HOLD: [&str; 5] = ["restore", "backups", "--target", "embedded:copy", "--hold"];
+
+/// The tables of `copy` by name, each with whether it is held.
+fn tables_of_copy(world: &World) -> Vec<(String, bool)> {
+    let args = ["db", "tables", "--db", "copy", "--json"];
+    let summary = world.tidemark().run(args).expect_code(0).json_lines().pop().unwrap();
+    let tables = summary["tables"].as_array().unwrap().iter();
+    tables
+        .map(|table| {
+            (table["table"].as_str().unwrap().to_owned(), table["held"].as_bool().unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn a_held_copy_is_listed_named_where_it_is_in_the_way_and_can_be_dropped() {
+    let world = World::new();
+    world.tidemark().run(BACKUP).expect_code(0);
+    world.tidemark().run(HOLD).expect_code(0);
+    assert_eq!(tables_of_copy(&world), [("orders".to_owned(), true)]);
+    let list = world.tidemark().run(["db", "tables", "--db", "copy"]).expect_code(0);
+    assert!(list.stdout.contains("orders (held)"), "{list}");
+
+    let load = ["db", "load", "--db", "copy", "--table", "orders", "--key", "id", "rows.csv"];
+    let dump = ["db", "dump", "--db", "copy", "--table", "orders"];
+    for (args, code) in [(&HOLD[..4], 14), (&load[..], 14), (&dump[..], 10)] {
+        let refused = world.tidemark().run(args).expect_code(code);
+        for words in ["held copy `orders`", "--continue", "db drop"] {
+            assert!(refused.stderr.contains(words), "{refused}");
+        }
+    }
+
+    let drop = ["db", "drop", "--db", "copy", "--table", "orders"];
+    let dropped = world.tidemark().run(drop).expect_code(0);
+    assert_eq!(dropped.stdout, "dropped the held copy `orders` with 200 rows\n");
+    assert_eq!(tables_of_copy(&world), []);
+    world.tidemark().run(drop).expect_code(10);
+    world.tidemark().run(&HOLD[..4]).expect_code(0);
+    let dropped = world.tidemark().run(drop).expect_code(0);
+    assert_eq!(dropped.stdout, "dropped table `orders` with 200 rows\n");
+}
+
+#[test]
+fn a_live_table_is_never_hidden_by_hold() {
+    let world = World::new();
+    world.tidemark().run(BACKUP).expect_code(0);
+    world.write_into("copy", "orders", 3);
+    let replace = world.tidemark().run(HOLD.into_iter().chain(["--replace"])).expect_code(2);
+    for words in ["--replace", "--hold", "--rename", "leave one"] {
+        assert!(replace.stderr.contains(words), "{replace}");
+    }
+    assert_eq!(tables_of_copy(&world), [("orders".to_owned(), false)]);
+
+    world.tidemark().run(HOLD[..4].iter().chain(&["--replace"])).expect_code(0);
+    world.write("orders", 250);
+    world.tidemark().run(BACKUP).expect_code(0);
+    let hide = world.tidemark().run(HOLD.into_iter().chain(["--continue"])).expect_code(14);
+    assert!(hide.stderr.contains("is visible"), "{hide}");
+    assert_eq!(tables_of_copy(&world), [("orders".to_owned(), false)]);
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn a_held_copy_is_shown_by_continue_without_a_newer_backup_also_after_a_kill() {
+    let world = World::new();
+    world.tidemark().run(BACKUP).expect_code(0);
+    world.tidemark().run(HOLD).expect_code(0);
+    let show: Vec<&str> = HOLD[..4].iter().copied().chain(["--continue", "--at", "1"]).collect();
+    let plan = world.tidemark().run(show.iter().chain(&["--dry-run"])).expect_code(0);
+    assert!(plan.stdout.contains("shows the held copy"), "{plan}");
+    for death in ["target.seal.before_commit:1:kill", "target.publish.before_commit:1:kill"] {
+        world.tidemark().with_failpoint(death).run(&show).expect_killed();
+        assert_eq!(tables_of_copy(&world), [("orders".to_owned(), true)]);
+    }
+
+    let shown = world.tidemark().run(&show).expect_code(0);
+
+    assert!(shown.stdout.contains("1 table at"), "{shown}");
+    assert!(shown.stdout.contains("equals source"), "{shown}");
+    assert_eq!(tables_of_copy(&world), [("orders".to_owned(), false)]);
+}

@@ -193,7 +193,8 @@ impl Setup {
             _ => newest,
         } as usize;
         let shards = (!rolls).then(|| chance.between(1, 5) as u32);
-        let hold = rolls && chance.happens(Rate::percent(30));
+        // What is visible is never hidden.
+        let hold = rolls && chance.happens(Rate::percent(60)) && base.is_some_and(|base| base.1);
         let options = RestoreOptions {
             at: format!("#{}", point + 1),
             shards,

@@ -452,6 +452,11 @@ impl Target for OwnDatabase {
                 let message = format!("`{}` was replaced meanwhile", plan.name);
                 return Err(refuse(Kind::InTheWay, message));
             }
+            let is_visible = |found: &Table| found.copy.as_ref().is_none_or(|copy| !copy.held);
+            if how == Publish::Held && store.tables.get(&plan.name).is_some_and(is_visible) {
+                let message = format!("`{}` is visible and would be hidden", plan.name);
+                return Err(refuse(Kind::InTheWay, message));
+            }
         }
         // Every name is checked: from here on all of them change, or the lock is never let go.
         let (id, held) = (fence.operation, how == Publish::Held);

@@ -39,6 +39,7 @@ enum Fault {
     OverlooksWrites,
     SkipsMissingTable,
     KeepsLostColumns,
+    HidesVisible,
 }
 
 /// A promise that each fault breaks.
@@ -60,6 +61,7 @@ const FAULTS: &[(Fault, &str)] = &[
     (Fault::ReplacesEverything, "an_existing_table_is_in_the_way"),
     (Fault::OverlooksWrites, "publish_shows_all_tables"),
     (Fault::SkipsMissingTable, "a_missing_hidden_table_is_told"),
+    (Fault::HidesVisible, "holding_hides_nothing_that_is_seen"),
     (Fault::KeepsLostColumns, "a_copy_loses_the_columns_that_went"),
 ];
 
@@ -203,7 +205,11 @@ impl TargetLayer for Faulty {
         if self.has(Fault::PublishesTwiceOver) && self.published.swap(true, Relaxed) {
             return Err(tidemark::Error::new(Kind::InTheWay, "the tables are there already"));
         }
-        self.inner.publish(fence, how)
+        let published = self.inner.publish(fence, how);
+        if self.has(Fault::HidesVisible) {
+            return published.or_else(|_| self.inner.publish(fence, Publish::Visible));
+        }
+        published
     }
 
     fn discard(&self, fence: Fence) -> Result<()> {

@@ -5,10 +5,13 @@ mod chain;
 
 use std::sync::Arc;
 
-use chain::{Chain, backup, database, dump, folder, name, restore_done, sync};
+use chain::{Chain, backup, database, dump, folder, name, restore, restore_done, sync};
+use tidemark::Kind;
 use tidemark::collection::{Collection, Store};
 use tidemark::database::embedded::{Alteration, EmbeddedDatabase, WriteBatch};
 use tidemark::env::SystemEnv;
+use tidemark::executor::Ended;
+use tidemark::restore::options::MEMORY_BYTES_DEFAULT;
 use tidemark::restore::{PlanKind, RestoreOptions};
 use tidemark::row::{LogicalType, Schema, Value};
 
@@ -92,6 +95,74 @@ fn a_copy_moves_on_when_a_type_widened_and_values_became_null() {
     source.sync("k,a\n1,10\n2,20\n3,30\n");
     source.sync("k,a\n1,10\n2,\n3,x\n");
     source.rolls_forward("widen");
+}
+
+#[test]
+fn a_held_copy_is_shown_where_it_stands_once_it_is_proven() {
+    for plan in [PlanKind::Sequential, PlanKind::Fold] {
+        let mut source = Source::new();
+        source.sync("k,a\n1,x\n2,y\n");
+        source.sync("k,a\n1,x\n2,z\n");
+        let target = database(&source.chain.folder.path().join("target"));
+        let held = RestoreOptions { hold: true, shards: Some(2), ..RestoreOptions::default() };
+        restore_done(&target, &source.collection, &held);
+        let moved = RestoreOptions { roll_forward: true, hold: true, ..RestoreOptions::default() };
+        // Asked to stay hidden it stays.
+        restore_done(&target, &source.collection, &moved);
+        assert_eq!(target.tables().unwrap(), []);
+        assert_eq!(target.held_copies().unwrap()[0].digest.rows, 2);
+
+        let shown = RestoreOptions { hold: false, plan: Some(plan), ..moved };
+        let ended = restore(&target, &source.collection, &shown, MEMORY_BYTES_DEFAULT).unwrap();
+        let Ended::Done { outcome: Some(outcome) } = ended else { panic!("{ended:?}") };
+        assert!(outcome.contains(r#""equals_source":true"#), "{outcome}");
+        assert_eq!(target.held_copies().unwrap(), []);
+        assert_eq!(dump(&target, "t"), source.chain.points[1].1);
+        // And it can be moved on like any other.
+        source.sync("k,a\n1,x\n");
+        restore_done(&target, &source.collection, &shown);
+        assert_eq!(dump(&target, "t"), source.chain.points[2].1);
+    }
+}
+
+#[test]
+fn a_held_copy_that_stands_there_is_shown_together_with_tables_that_are_new() {
+    let mut source = Source::new();
+    source.sync("k,a\n1,x\n");
+    let target = database(&source.chain.folder.path().join("target"));
+    let held = RestoreOptions { hold: true, ..RestoreOptions::default() };
+    restore_done(&target, &source.collection, &held);
+    sync(&source.database, "u", "k", &source.chain.folder.path().join("t.csv"));
+    source.backup();
+    let only = RestoreOptions { tables: vec!["t".to_owned()], roll_forward: true, ..held };
+    restore_done(&target, &source.collection, &only);
+
+    let both = RestoreOptions { hold: false, tables: Vec::new(), ..only };
+    restore_done(&target, &source.collection, &both);
+
+    for table in ["t", "u"] {
+        assert_eq!(dump(&target, table), source.chain.points[0].1, "{table}");
+    }
+}
+
+#[test]
+fn what_readers_see_is_never_hidden() {
+    let mut source = Source::new();
+    source.sync("k,a\n1,x\n");
+    let target = database(&source.chain.folder.path().join("target"));
+    restore_done(&target, &source.collection, &RestoreOptions::default());
+    source.sync("k,a\n1,y\n");
+    let held = RestoreOptions { hold: true, ..RestoreOptions::default() };
+    for (options, kind, says) in [
+        (RestoreOptions { replace: true, ..held.clone() }, Kind::Usage, "--rename"),
+        (RestoreOptions { roll_forward: true, ..held }, Kind::InTheWay, "is visible"),
+    ] {
+        let refused = restore(&target, &source.collection, &options, MEMORY_BYTES_DEFAULT);
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.message().contains(says), "{error}");
+        assert_eq!(dump(&target, "t"), source.chain.points[0].1);
+    }
 }
 
 /// Numbers that a seed reproduces: SplitMix64, by Steele, Lea and Flood (2014).

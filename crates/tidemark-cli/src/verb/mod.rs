@@ -23,6 +23,7 @@ pub(crate) fn run(verb: VerbArgs, output: Output) -> Result<Exit> {
         VerbArgs::Db(DbArgs::Load(args)) => db::load::run(args, output),
         VerbArgs::Db(DbArgs::Dump(args)) => db::dump::run(&args, output),
         VerbArgs::Db(DbArgs::Tables(args)) => db::tables::run(&args, output),
+        VerbArgs::Db(DbArgs::Drop(args)) => db::drop::run(&args, output),
         VerbArgs::Db(DbArgs::Collections(args)) => db::collections::run(&args, output),
         VerbArgs::Backup(args) => backup::run(&args, output),
         VerbArgs::Backups(args) => backups::run(&args, output),

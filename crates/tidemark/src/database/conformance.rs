@@ -106,6 +106,7 @@ pub const TARGET_PROMISES: &[(&str, TargetPromise)] = &[
         "a_copy_written_to_while_it_is_replaced_is_kept",
         roll_forward::a_copy_written_to_while_it_is_replaced_is_kept,
     ),
+    ("holding_hides_nothing_that_is_seen", roll_forward::holding_hides_nothing_that_is_seen),
     ("an_untouched_copy_is_replaced", roll_forward::an_untouched_copy_is_replaced),
     ("a_copy_cut_differently_is_refused", roll_forward::a_copy_cut_differently_is_refused),
     ("what_is_no_copy_is_not_rolled_forward", roll_forward::what_is_no_copy_is_not_rolled_forward),

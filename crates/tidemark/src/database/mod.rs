@@ -274,7 +274,8 @@ pub trait Target: Debug + Send + Sync {
     /// # Errors
     /// After each of them nothing is published.
     /// [`Kind::InTheWay`](crate::Kind::InTheWay) when a name was taken meanwhile, or a copy that is
-    /// replaced or rolled forward was written to, altered or dropped meanwhile.
+    /// replaced or rolled forward was written to, altered or dropped meanwhile, or when
+    /// [`Publish::Held`] would hide a table that readers see.
     /// [`Kind::Usage`](crate::Kind::Usage) when the operation is not sealed.
     /// [`Kind::NotFound`](crate::Kind::NotFound) when nothing was prepared.
     fn publish(&self, fence: Fence, how: Publish) -> Result<()>;
@@ -307,6 +308,7 @@ pub enum Publish {
     /// Visible under their names.
     Visible,
     /// Kept hidden under their names, to be rolled forward; see [`Disposition::RollForward`].
+    /// Never where readers see a table.
     Held,
 }
 
@@ -384,6 +386,13 @@ pub struct ExistingTable {
     pub rows: u64,
     /// Where it came from, if it is a restored copy.
     pub copy: Option<CopyState>,
+}
+
+impl ExistingTable {
+    /// Whether it is a copy that no reader sees.
+    pub fn is_held(&self) -> bool {
+        self.copy.as_ref().is_some_and(|copy| copy.held)
+    }
 }
 
 /// A restored copy's state.

@@ -24,7 +24,7 @@ pub struct RestoreOptions {
     pub plan: Option<PlanKind>,
     /// Take the place of tables that exist.
     pub replace: bool,
-    /// Keep the result hidden, to be rolled forward.
+    /// Keep the result hidden, to be rolled forward; never in the place of what is visible.
     pub hold: bool,
     /// Move copies that were restored earlier on to the restore point.
     pub roll_forward: bool,
@@ -101,6 +101,13 @@ impl RestoreOptions {
         if self.roll_forward && self.replace {
             return refuse(
                 "--continue moves a copy on and --replace takes its place: choose one of them",
+            );
+        }
+        if self.replace && self.hold {
+            return refuse(
+                "--replace takes the place of a table and --hold leaves the result hidden, so that \
+                 its readers would find nothing: hold it under another name with --rename, or \
+                 leave one of the two out; `tidemark db drop` removes a held copy that is in the way",
             );
         }
         if self.roll_forward && self.shards.is_some() {

@@ -62,7 +62,8 @@ pub struct PlanTable {
     pub target: TargetTable,
     /// Digest at the restore point, if the backup recorded the source's.
     pub state: Option<Digest>,
-    /// First link of the chain that this restore reads for the table.
+    /// First link of the chain that this restore reads for the table; the number of links when
+    /// it reads none, and a held copy is proven and shown as it stands.
     pub first_link: LinkIdx,
     /// How the links are merged beforehand, where one fold of all of them would not fit the
     /// memory; links are counted among those that hold rows of the table.
@@ -223,7 +224,7 @@ impl RestorePlan {
             if let Err(error) = table.target.schema.check() {
                 return Err(format!("table `{}`: {}", table.source_name, error.message()));
             }
-            if table.first_link.0 as usize >= self.chain.len() {
+            if table.first_link.0 as usize > self.chain.len() {
                 return Err(format!("table `{}` begins beyond the chain", table.source_name));
             }
         }
@@ -319,12 +320,7 @@ fn plan_table(
         (None, _) => Disposition::Fresh,
         (Some(_), true) => Disposition::Replace,
         (Some(existing), false) => {
-            let message = format!(
-                "a table `{name}` exists in the target ({} rows); restore beside it with \
-                 `--rename {}=NEW_NAME`, or in its place with `--replace`",
-                existing.rows, entry.name
-            );
-            return Err(Error::new(Kind::InTheWay, message));
+            return Err(in_the_way(&name, &entry.name, existing));
         }
     };
     let count = inputs.options.shards.unwrap_or_else(|| cut::shard_count(chain.row_bytes()));
@@ -337,6 +333,25 @@ fn plan_table(
     }
     let first_link = chain.links[0].link;
     Ok(Some(new_table(inputs, entry, name, shards, disposition, first_link)))
+}
+
+/// The refusal of a restore whose name is taken.
+fn in_the_way(name: &TableName, source_name: &TableName, existing: &ExistingTable) -> Error {
+    let rows = existing.rows;
+    let message = if existing.is_held() {
+        format!(
+            "a held copy `{name}` is in the target ({rows} rows), which no reader sees: a restore \
+             with --hold left it; move it on and show it with `--continue`, remove it with \
+             `tidemark db drop`, restore beside it with `--rename {source_name}=NEW_NAME`, or in \
+             its place with `--replace`"
+        )
+    } else {
+        format!(
+            "a table `{name}` exists in the target ({rows} rows); restore beside it with \
+             `--rename {source_name}=NEW_NAME`, or in its place with `--replace`"
+        )
+    };
+    Error::new(Kind::InTheWay, message)
 }
 
 fn new_table(
@@ -403,15 +418,23 @@ fn roll_forward(
     if copy.written_to {
         return refuse("it was written to since it was restored".to_owned());
     }
+    if inputs.options.hold && !copy.held {
+        let message = format!(
+            "table `{name}` is visible, and --hold would hide it from its readers; leave --hold \
+             out, or make a held copy beside it with --rename and without --continue"
+        );
+        return Err(Error::new(Kind::InTheWay, message));
+    }
     let links = inputs.chain.links();
     let stands_at = links.iter().position(|link| link.entry.manifest == copy.origin.manifest);
     let Some(stands_at) = stands_at else {
         return refuse("the backup it was restored from is not on the way there".to_owned());
     };
-    if stands_at + 1 == links.len() {
+    let next = LinkIdx(stands_at as u32 + 1);
+    let stands_there = stands_at + 1 == links.len();
+    if stands_there && (inputs.options.hold || !copy.held) {
         return Ok(None);
     }
-    let next = LinkIdx(stands_at as u32 + 1);
     let whole = chain.links[0].link;
     if whole >= next {
         notices.push(format!("table `{name}` comes whole again in a newer backup: it is replaced"));
@@ -467,7 +490,7 @@ fn steps(
     links: &[Vec<TableLink<'_>>],
 ) -> Vec<PlanStep> {
     let last = LinkIdx(inputs.chain.links().len() as u32 - 1);
-    let first = tables.iter().map(|table| table.first_link).min().unwrap_or(last);
+    let first = tables.iter().map(|table| table.first_link).min().unwrap_or(last).min(last);
     let spans: Vec<(LinkIdx, LinkIdx)> = match plan_kind(inputs) {
         PlanKind::Fold => vec![(first, last)],
         PlanKind::Sequential => {
@@ -526,13 +549,16 @@ impl fmt::Display for RestorePlan {
                 Disposition::RollForward => "moves the copy on",
             };
             let proof = if table.state.is_some() { "chain and source" } else { "chain" };
+            let (how, from) = match self.chain.get(table.first_link.0 as usize) {
+                Some(first) => (how, format!(", from backup #{}", first.sequence)),
+                None => ("shows the held copy", String::new()),
+            };
             writeln!(
                 f,
-                "  {} -> {}: {how}, {} shards, from backup #{}, proof against {proof}",
+                "  {} -> {}: {how}, {} shards{from}, proof against {proof}",
                 table.source_name,
                 table.target.name,
                 table.target.shards.len(),
-                self.chain[table.first_link.0 as usize].sequence,
             )?;
         }
         self.notices.iter().try_for_each(|notice| writeln!(f, "  note: {notice}"))
@@ -589,7 +615,7 @@ mod tests {
         type Change = fn(&mut RestorePlan);
         let changes: [(&str, Change); 5] = [
             ("key column 7", |plan| plan.tables[0].target.schema.key = vec![ColumnId(7)]),
-            ("beyond the chain", |plan| plan.tables[0].first_link = LinkIdx(1)),
+            ("beyond the chain", |plan| plan.tables[0].first_link = LinkIdx(2)),
             ("does not exist", |plan| plan.steps[0].shards[0].table = 1),
             ("does not exist", |plan| plan.steps[0].shards[0].piece = Piece::Merge(0)),
             ("does not exist", |plan| {

@@ -18,6 +18,8 @@ struct TablesView {
 #[derive(Debug, Serialize)]
 struct TableView {
     table: String,
+    /// Whether it is a held copy, which no reader sees.
+    held: bool,
     rows: u64,
     row_bytes: u64,
     shards: u64,
@@ -35,18 +37,21 @@ struct ColumnView {
 
 pub(crate) fn run(args: &TablesArgs, output: Output) -> Result<Exit> {
     let database = open_database(&args.db, &system())?;
-    let tables = database.tables()?.iter().map(TableView::from).collect();
+    let mut tables: Vec<TableView> =
+        database.tables()?.iter().map(|table| TableView::new(table, false)).collect();
+    tables.extend(database.held_copies()?.iter().map(|copy| TableView::new(copy, true)));
     let view = TablesView { tables };
     output.summary("db tables", &view, || text(&view.tables))?;
     Ok(Exit::Done)
 }
 
-impl From<&TableSummary> for TableView {
-    fn from(table: &TableSummary) -> TableView {
+impl TableView {
+    fn new(table: &TableSummary, held: bool) -> TableView {
         let columns = &table.schema.columns;
         let name_of = |id| columns.iter().find(|column| column.id == id).map(|it| it.name.clone());
         TableView {
             table: table.name.to_string(),
+            held,
             rows: table.digest.rows,
             row_bytes: table.row_bytes,
             shards: table.shards.len() as u64,
@@ -72,8 +77,9 @@ fn text(tables: &[TableView]) -> String {
         .map(|table| {
             let shown = |column: &ColumnView| format!("{} {}", column.name, column.logical);
             let columns: Vec<String> = table.columns.iter().map(shown).collect();
+            let held = if table.held { " (held)" } else { "" };
             vec![
-                table.table.clone(),
+                format!("{}{held}", table.table),
                 count(table.rows),
                 bytes(table.row_bytes),
                 count(table.shards),

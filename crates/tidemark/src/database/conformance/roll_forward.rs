@@ -284,6 +284,27 @@ pub(super) fn a_copy_written_to_while_it_is_replaced_is_kept(subject: &mut dyn T
     promise.equal("rows", &visible(promise, subject, &name("a")), &rows_of(&theirs));
 }
 
+pub(super) fn holding_hides_nothing_that_is_seen(subject: &mut dyn TargetSubject) {
+    let promise = Promise("holding_hides_nothing_that_is_seen");
+    let before = restored(promise, subject, Publish::Visible);
+    let copy =
+        Disposition::ReplaceCopy { table: existing(promise, subject.target(), &name("a")).id };
+    for (at, disposition) in (2..).zip([Disposition::Replace, copy, Disposition::RollForward]) {
+        let fence = fence(crate::ids::OperationId(at), 1);
+        let table = TargetTable { disposition, ..onwards() };
+        promise.ok("prepare", subject.target().prepare(fence, std::slice::from_ref(&table)));
+        promise.ok("seal", subject.target().seal(fence));
+        for _ in 0..2 {
+            let result = subject.target().publish(fence, Publish::Held);
+            promise.refused("publish", result, Kind::InTheWay);
+            promise.equal("rows", &visible(promise, subject, &name("a")), &before);
+            stands(promise, subject, 1, false);
+            promise.ok("reopen", subject.reopen());
+        }
+        promise.ok("discard", subject.target().discard(fence));
+    }
+}
+
 pub(super) fn an_untouched_copy_is_replaced(subject: &mut dyn TargetSubject) {
     let promise = Promise("an_untouched_copy_is_replaced");
     restored(promise, subject, Publish::Visible);

@@ -371,13 +371,22 @@ impl EmbeddedDatabase {
             return Ok(Arc::clone(handle));
         }
         let record = self.catalog.table(&*self.catalog.read()?, name)?;
-        let record = record.filter(TableRecord::is_visible).ok_or_else(|| {
-            let message = format!("there is no table `{name}` in `{}`", self.dir.display());
-            Error::new(Kind::NotFound, message)
-        })?;
+        let Some(record) = record.as_ref().filter(|record| record.is_visible()) else {
+            return Err(self.no_table(name, record.as_ref()));
+        };
+        let record = record.clone();
         let handle = Arc::new(TableHandle::new(name.clone(), record));
         cache.by_name.insert(name.clone(), Arc::clone(&handle));
         Ok(handle)
+    }
+
+    /// The error for a name that stands for no visible table; `found` is a held copy.
+    fn no_table(&self, name: &TableName, found: Option<&TableRecord>) -> Error {
+        let mut message = format!("there is no table `{name}` in `{}`", self.dir.display());
+        if found.is_some() {
+            message.push_str(&format!(", only {}", table::told_of_held(name)));
+        }
+        Error::new(Kind::NotFound, message)
     }
 
     /// All visible tables, by name.

@@ -79,8 +79,11 @@ impl EmbeddedDatabase {
         let alone = self.pass_alone()?;
         let mut txn = self.write_catalog()?;
         if let Some(taken) = self.catalog().table(&txn, name)? {
-            let by = if taken.is_visible() { "a table" } else { "a hidden copy of a restore" };
-            let message = format!("the name is taken by {by}");
+            let message = if taken.is_visible() {
+                "the name is taken by a table".to_owned()
+            } else {
+                format!("the name is taken by {}", told_of_held(name))
+            };
             return Err(Error::new(Kind::InTheWay, message));
         }
         self.refuse_reserved(&txn, name)?;
@@ -101,15 +104,17 @@ impl EmbeddedDatabase {
         txn.commit()
     }
 
-    /// Removes a table and its rows; whoever still reads them reads on.
+    /// Removes a table or a held copy with its rows; whoever still reads them reads on.
     ///
     /// # Errors
     /// [`Kind::NotFound`]; [`Kind::InTheWay`] while a restore is to replace it or to move it on;
     /// [`Kind::Held`] when writers do not let go in time.
     pub fn drop_table(&self, name: &TableName) -> Result<()> {
         let alone = self.pass_alone()?;
-        self.resolve(&alone.database, name)?;
         let mut txn = self.write_catalog()?;
+        if self.catalog().table(&txn, name)?.is_none() {
+            return Err(self.no_table(name, None));
+        }
         let dropping = |error: Error| error.context(format!("drop table `{name}`"));
         self.refuse_reserved(&txn, name).map_err(dropping)?;
         self.switch_table(&alone.gate, &mut txn, name, None)?;
@@ -151,20 +156,30 @@ impl EmbeddedDatabase {
 
     /// The tables, by name.
     pub fn tables(&self) -> Result<Vec<TableSummary>> {
+        self.summaries(TableRecord::is_visible)
+    }
+
+    /// The held copies, by name: what restores with `--hold` left, and no reader sees.
+    pub fn held_copies(&self) -> Result<Vec<TableSummary>> {
+        self.summaries(|record| !record.is_visible())
+    }
+
+    fn summaries(&self, selects: impl Fn(&TableRecord) -> bool) -> Result<Vec<TableSummary>> {
         let _access = self.pass_shared()?;
-        let mut summaries = Vec::new();
-        for table in self.visible_tables()? {
-            let totals = self.table_totals(&table.record)?;
-            summaries.push(TableSummary {
-                name: table.name.clone(),
-                id: table.record.id,
-                schema: table.record.schema.clone(),
-                shards: table.record.shards.iter().map(|shard| shard.range.clone()).collect(),
+        let mut tables = self.catalog().tables(&*self.catalog().read()?)?;
+        tables.retain(|(_, record)| selects(record));
+        let summary = |(name, record): (TableName, TableRecord)| {
+            let totals = self.table_totals(&record)?;
+            Ok(TableSummary {
+                name,
+                id: record.id,
+                schema: record.schema,
+                shards: record.shards.into_iter().map(|shard| shard.range).collect(),
                 digest: totals.digest,
                 row_bytes: totals.row_bytes,
-            });
-        }
-        Ok(summaries)
+            })
+        };
+        tables.into_iter().map(summary).collect()
     }
 
     /// Sums over the shards of a table, hidden or not.
@@ -179,6 +194,14 @@ impl EmbeddedDatabase {
         }
         Ok(totals)
     }
+}
+
+/// A held copy, for an error.
+pub(super) fn told_of_held(name: &TableName) -> String {
+    format!(
+        "a held copy `{name}`, which a restore with --hold left and no reader sees; `restore \
+         --continue` shows it, `tidemark db drop` removes it"
+    )
 }
 
 /// The key ranges of a new table's shards.

@@ -15,6 +15,7 @@ use super::{Load, LoadMode, LoadReport, LoadRequest, SchemaChange, plan};
 use crate::database::embedded::read::Reads;
 use crate::database::embedded::record::{RedoRecord, RedoShard};
 use crate::database::embedded::source::CutStream;
+use crate::database::embedded::table::told_of_held;
 use crate::database::embedded::{
     AloneAccess, EmbeddedDatabase, Shard, ShardBuilder, ShardMeta, ShardRecord, TableRecord,
     TableView,
@@ -51,7 +52,7 @@ impl EmbeddedDatabase {
         drop(txn);
         let Some(record) = record else { return Ok(None) };
         if !record.is_visible() {
-            let message = "the name is taken by a hidden copy of a restore";
+            let message = format!("the name is taken by {}", told_of_held(name));
             return Err(Error::new(Kind::InTheWay, message));
         }
         if request.mode == LoadMode::Create {

@@ -154,7 +154,7 @@ impl EmbeddedDatabase {
         let found = self.catalog().table(txn, name)?;
         let base = match (plan.disposition, found) {
             (Disposition::Replace, _) | (Disposition::Fresh, None) => HiddenBase::Empty,
-            (Disposition::Fresh, Some(_)) => return Err(exists(name)),
+            (Disposition::Fresh, Some(found)) => return Err(exists(name, &found)),
             (Disposition::ReplaceCopy { table }, found) => {
                 check_replaced(name, table, found.as_ref(), untouched.get(name))?;
                 HiddenBase::Empty
@@ -331,9 +331,10 @@ pub(super) fn check_replaced(
     if stands && found == untouched { Ok(()) } else { Err(gone(name)) }
 }
 
-pub(super) fn exists(name: &TableName) -> Error {
+pub(super) fn exists(name: &TableName, found: &TableRecord) -> Error {
+    let what = if found.is_visible() { "table" } else { "a held copy" };
     let message =
-        format!("table `{name}` exists already; restore under another name, or replace it");
+        format!("{what} `{name}` exists already; restore under another name, or replace it");
     Error::new(Kind::InTheWay, message)
 }
 

@@ -9,7 +9,7 @@ use crate::database::embedded::{DatabaseRecord, EmbeddedDatabase};
 use crate::database::{Disposition, Fence, Mark, Publish};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::ids::TableId;
+use crate::ids::{TableId, TableName};
 
 impl EmbeddedDatabase {
     /// See [`Target::publish`](crate::database::Target::publish).
@@ -51,6 +51,9 @@ impl EmbeddedDatabase {
         for hidden in &tables {
             let name = &hidden.plan.name;
             let found = self.catalog().table(&txn, name)?;
+            if how == Publish::Held && found.as_ref().is_some_and(TableRecord::is_visible) {
+                return Err(hides(name));
+            }
             let id = self.published_id(hidden, found.as_ref(), untouched.get(name))?;
             let table = published_record(&alone.database, fence, hidden, how, id);
             self.switch_table(&alone.gate, &mut txn, name, Some(&table))?;
@@ -90,9 +93,10 @@ impl EmbeddedDatabase {
                 Ok(TableId(self.env().random_id()))
             }
             HiddenBase::Empty
-                if hidden.plan.disposition == Disposition::Fresh && found.is_some() =>
+                if hidden.plan.disposition == Disposition::Fresh
+                    && let Some(found) = found =>
             {
-                Err(exists(name))
+                Err(exists(name, found))
             }
             HiddenBase::Empty => Ok(TableId(self.env().random_id())),
             HiddenBase::Copied { table, .. }
@@ -210,6 +214,14 @@ fn stands_on(found: &TableRecord, hidden: &HiddenTableRecord) -> bool {
         HiddenBase::InPlace { .. } => &hidden.generations,
     };
     found.shards.iter().map(|shard| &shard.generation).eq(base)
+}
+
+fn hides(name: &TableName) -> Error {
+    let message = format!(
+        "table `{name}` is visible, and keeping the result hidden would take it from its readers; \
+         cancel, and restore without --hold or under another name"
+    );
+    Error::new(Kind::InTheWay, message)
 }
 
 fn published() -> Error {
