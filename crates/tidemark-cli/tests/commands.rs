@@ -450,3 +450,23 @@ fn a_held_copy_is_shown_by_continue_without_a_newer_backup_also_after_a_kill() {
     assert!(shown.stdout.contains("equals source"), "{shown}");
     assert_eq!(tables_of_copy(&world), [("orders".to_owned(), false)]);
 }
+
+#[test]
+fn backing_up_nothing_is_a_warning_that_tells_of_held_copies() {
+    let world = World::new();
+    world.tidemark().run(BACKUP).expect_code(0);
+    world.tidemark().run(HOLD).expect_code(0);
+    let backup = ["backup", "--source", "embedded:copy", "--to", "of-copy"];
+    let nothing = world.tidemark().run(backup).expect_code(3);
+    assert!(nothing.stdout.contains("warning: nothing was backed up"), "{nothing}");
+    for words in ["held copies only", "`orders`", "--continue"] {
+        assert!(nothing.stderr.contains(words), "{nothing}");
+    }
+
+    world.tidemark().run(["db", "drop", "--db", "copy", "--table", "orders"]).expect_code(0);
+    let nothing = world.tidemark().run(backup.iter().chain(&["--json"])).expect_code(3);
+    let summary = nothing.json_lines().pop().unwrap();
+    let warning = summary["outcome"]["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("no table that readers see"), "{nothing}");
+    assert!(!nothing.stdout.contains("held copies"), "{nothing}");
+}

@@ -6,6 +6,7 @@ use tidemark::Result;
 use tidemark::backup::{BackupChoice, BackupOptions, BackupRequest, begin_backup, check_selection};
 use tidemark::collection::store::Place as StorePlace;
 use tidemark::collection::{Collection, Store};
+use tidemark::database::embedded::EmbeddedDatabase;
 use tidemark::executor::Intent;
 
 use crate::args::BackupArgs;
@@ -42,6 +43,7 @@ pub(crate) fn run(args: &BackupArgs, output: Output) -> Result<Exit> {
         },
         tables: args.tables.clone(),
     };
+    let held = held_notice(&database)?;
     let request = BackupRequest {
         source: database,
         source_shown: &source_shown.to_string(),
@@ -54,12 +56,24 @@ pub(crate) fn run(args: &BackupArgs, output: Output) -> Result<Exit> {
     if begun.is_resumed {
         place.keep_window(begun.id, args.drive.shards_in_flight)?;
     }
-    let work = Drive {
-        place: &place,
-        id: begun.id,
-        job: &begun.job,
-        intent: Intent::CarryOn,
-        notices: &begun.notices,
-    };
+    let mut notices = begun.notices;
+    notices.extend(held);
+    let (place, id, job, notices) = (&place, begun.id, &begun.job, &notices);
+    let work = Drive { place, id, job, intent: Intent::CarryOn, notices };
     drive(&work, &env, output)
+}
+
+/// What to say of held copies where there is nothing else.
+fn held_notice(source: &EmbeddedDatabase) -> Result<Option<String>> {
+    if !source.tables()?.is_empty() {
+        return Ok(None);
+    }
+    let held = source.held_copies()?;
+    let names: Vec<String> = held.iter().map(|copy| format!("`{}`", copy.name)).collect();
+    let notice = format!(
+        "the source has held copies only, which no backup includes ({}); `tidemark restore \
+         --continue` shows them",
+        names.join(", ")
+    );
+    Ok((!names.is_empty()).then_some(notice))
 }

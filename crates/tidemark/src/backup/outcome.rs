@@ -38,7 +38,8 @@ pub struct BackupOutcome {
     pub row_bytes: u64,
     /// Tables that an increment carries whole, each with the reason.
     pub whole: Vec<WholeTable>,
-    /// What somebody should look at: patterns that select no table any more.
+    /// What somebody should look at: patterns that select no table any more, a backup of
+    /// nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     /// What was compared before the backup was made visible.
@@ -91,9 +92,7 @@ impl BackupOutcome {
             bytes: totals.bytes,
             row_bytes: totals.row_bytes,
             whole: whole.collect(),
-            warnings: selecting_nothing(manifest)
-                .map(|pattern| format!("`{pattern}` selects no table any more"))
-                .collect(),
+            warnings: warnings(manifest),
             proof: BackupProof {
                 parts_rehashed: totals.parts,
                 digests_compared: manifest.tables.iter().filter(is_compared).count() as u64,
@@ -105,6 +104,16 @@ impl BackupOutcome {
     pub(super) fn to_json(&self) -> String {
         serde_json::to_string(self).expect("an outcome is plain data")
     }
+}
+
+fn warnings(manifest: &Manifest) -> Vec<String> {
+    let mut warnings: Vec<String> = selecting_nothing(manifest)
+        .map(|pattern| format!("`{pattern}` selects no table any more"))
+        .collect();
+    if manifest.tables.is_empty() && warnings.is_empty() {
+        warnings.push("nothing was backed up: the source has no table that readers see".to_owned());
+    }
+    warnings
 }
 
 /// The patterns of the selection that none of the backup's tables fits.
