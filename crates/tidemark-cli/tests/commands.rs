@@ -452,6 +452,17 @@ fn a_held_copy_is_shown_by_continue_without_a_newer_backup_also_after_a_kill() {
 }
 
 #[test]
+fn a_notice_is_told_once_to_people() {
+    let world = World::new();
+    world.write("few", 3);
+    world.tidemark().run(BACKUP.iter().chain(&["--table", "few"])).expect_code(0);
+    let done = HOLD[..4].iter().chain(&["--shards", "9"]);
+    let done = world.tidemark().run(done).expect_code(0);
+    let told = format!("{}{}", done.stdout, done.stderr);
+    assert_eq!(told.matches("its backup tells no more keys apart").count(), 1, "{done}");
+}
+
+#[test]
 fn backing_up_nothing_is_a_warning_that_tells_of_held_copies() {
     let world = World::new();
     world.tidemark().run(BACKUP).expect_code(0);

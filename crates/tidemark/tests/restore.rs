@@ -210,6 +210,23 @@ fn too_many_shards_are_refused_before_anything_is_recorded() {
     restore_done(&target, &collection, &options);
 }
 
+#[test]
+fn memory_is_told_as_a_limit_only_where_more_shards_would_run() {
+    let (chain, collection) = plain_chain(64 * 16, 16, "x");
+    let target = database(&chain.folder.path().join("target"));
+    let catalog = LmdbCatalog::of_database(&target, env()).unwrap();
+    let (memory, scratch) = (128 << 20, target.scratch_dir());
+    let limits = |shards: u32, copy: &str| {
+        let renames = vec![("plain".to_owned(), copy.to_owned())];
+        let options = RestoreOptions { shards: Some(shards), renames, ..RestoreOptions::default() };
+        let begun =
+            begin(&catalog, target.clone(), &collection, &options, memory, &scratch).unwrap();
+        begun.notices.iter().any(|notice| notice.contains("fit the memory"))
+    };
+    assert!(!limits(2, "few"));
+    assert!(limits(16, "many"));
+}
+
 /// Bytes that this thread gave to write calls so far.
 fn bytes_written_by_this_thread() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/io").unwrap();

@@ -185,7 +185,8 @@ fn restore_text(view: &EndView, outcome: &RestoreOutcome, time: Duration) -> Str
     let restored: u64 = outcome.tables.iter().map(|proof| proof.digest.rows).sum();
     text.push_str(&format!("{} restored", counted(restored, "row")));
     text.push_str(&rate_text(view));
-    for notice in &outcome.notices {
+    // What was told at the beginning is not told again.
+    for notice in outcome.notices.iter().filter(|notice| !view.notices.contains(notice)) {
         text.push_str(&format!("note: {notice}\n"));
     }
     text

@@ -57,6 +57,7 @@ pub(super) struct Fitted {
 pub(super) fn fit(
     inputs: &PlanInputs<'_>,
     links: &[Vec<TableLink<'_>>],
+    shard_count: u32,
     notices: &mut Vec<String>,
 ) -> Result<Fitted> {
     let costs: Vec<Vec<LinkCost>> =
@@ -66,7 +67,8 @@ pub(super) fn fit(
     let window_max = fitting(memory, greatest);
     let window = window_max.min(inputs.window);
     if window >= WINDOW_BEFORE_MERGING.min(inputs.window) {
-        if window < inputs.window {
+        // Whoever has no more shards than fit is limited by nothing.
+        if window < inputs.window.min(shard_count) {
             notices.push(format!(
                 "{window} shards at once fit the memory of {}",
                 ByteSize(inputs.memory_bytes)

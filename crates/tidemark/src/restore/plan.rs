@@ -170,7 +170,8 @@ impl RestorePlan {
         limits::check(inputs.existing, &tables, &links)?;
         let steps = steps(inputs, &tables, &links);
         let (window, window_max) = if plan_kind(inputs) == PlanKind::Fold {
-            let fitted = memory::fit(inputs, &links, &mut notices)?;
+            let shards = steps.iter().map(|step| step.shards.len()).max().unwrap_or(0) as u32;
+            let fitted = memory::fit(inputs, &links, shards, &mut notices)?;
             for (table, runs) in tables.iter_mut().zip(fitted.runs) {
                 table.runs = runs;
             }
