@@ -452,6 +452,35 @@ fn a_held_copy_is_shown_by_continue_without_a_newer_backup_also_after_a_kill() {
 }
 
 #[test]
+fn titles_tell_restores_apart() {
+    let world = World::new();
+    world.tidemark().run(BACKUP).expect_code(0);
+    world.write("orders", 250);
+    world.tidemark().run(BACKUP).expect_code(0);
+    let restores = [
+        (&[][..], "restore of `backups` at #2 into `embedded:copy`"),
+        (
+            &["--at", "1", "--rename", "orders=before"],
+            "restore of `backups` at #1 into `embedded:copy`, `orders` as `before`",
+        ),
+        (
+            &["--table", "ord*", "--rename", "orders=again"],
+            "restore of `backups` at #2 into `embedded:copy`, `ord*`, `orders` as `again`",
+        ),
+    ];
+    for (args, _) in restores {
+        world.tidemark().run(HOLD[..4].iter().chain(args)).expect_code(0);
+    }
+
+    let list = ["operation", "list", "--target", "embedded:copy"];
+    let list = world.tidemark().run(list).expect_code(0).stdout;
+
+    for (_, title) in restores {
+        assert_eq!(list.lines().filter(|line| line.ends_with(title)).count(), 1, "{title}: {list}");
+    }
+}
+
+#[test]
 fn a_notice_is_told_once_to_people() {
     let world = World::new();
     world.write("few", 3);

@@ -55,7 +55,7 @@ fn the_demo_shows_commands_as_one_would_type_them_and_leaves_what_is_to_be_kept(
         "$ tidemark backup --source embedded:plant --to plant-backups\n",
         "$ tidemark restore plant-backups --target embedded:plant\n",
         "$ tidemark restore plant-backups --target embedded:plant --at '#1' --rename orders=orders_1\n",
-        "restore of `backups` into `embedded:shop`\n",
+        "restore of `backups` at #1 into `embedded:shop`, `sp500` as `sp500_1`\n",
     ] {
         assert!(outcome.stderr.contains(line), "{line} is not in {outcome}");
     }

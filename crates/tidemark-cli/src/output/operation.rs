@@ -373,7 +373,7 @@ pub(crate) fn list_text(operations: &[ListedView]) -> String {
                 operation.standing(),
                 format!("{:.1} %", operation.percent_done * 100.0),
                 operation.changed.clone(),
-                operation.title.clone(),
+                human::from_here(&operation.title),
             ]
         })
         .collect();

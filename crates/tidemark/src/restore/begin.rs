@@ -73,7 +73,7 @@ pub fn begin_restore(
         memory_bytes: room.memory_bytes,
     };
     let bytes = plan.to_bytes();
-    let title = format!("restore of `{}` into `{}`", route.collection, route.target);
+    let title = title(route, &plan.point, options);
     let new = NewOperation {
         verb: Verb::Restore,
         identity: &identity,
@@ -147,6 +147,25 @@ fn identity(collection: CollectionId, target: &str, options: &RestoreOptions) ->
     let typed = (&options.tables, &options.renames);
     let typed = serde_json::to_string(&typed).expect("options are plain data");
     format!("restore|{collection}|{target}|{typed}")
+}
+
+/// What tells a restore from others in a list: "restore of `x` at #3 into `y`, `a` as `b`".
+fn title(route: Route<'_>, point: &PlanLink, options: &RestoreOptions) -> String {
+    /// Tables named at most; an operation's record has them all.
+    const SHOWN_MAX: usize = 3;
+    let renamed = |table: &String| options.renames.iter().any(|(from, _)| from == table);
+    let selected = options.tables.iter().filter(|table| !renamed(table));
+    let named: Vec<String> = selected
+        .map(|table| format!("`{table}`"))
+        .chain(options.renames.iter().map(|(from, to)| format!("`{from}` as `{to}`")))
+        .collect();
+    let mut title =
+        format!("restore of `{}` at #{} into `{}`", route.collection, point.sequence, route.target);
+    named.iter().take(SHOWN_MAX).for_each(|named| title.push_str(&format!(", {named}")));
+    if named.len() > SHOWN_MAX {
+        title.push_str(&format!(", and {} more", named.len() - SHOWN_MAX));
+    }
+    title
 }
 
 fn carry_on(
