@@ -452,6 +452,26 @@ fn a_held_copy_is_shown_by_continue_without_a_newer_backup_also_after_a_kill() {
 }
 
 #[test]
+fn a_restore_that_went_through_before_is_told_with_its_operation() {
+    let world = World::new();
+    world.tidemark().run(BACKUP).expect_code(0);
+    world.tidemark().run(&HOLD[..4]).expect_code(0);
+
+    let again = world.tidemark().run(&HOLD[..4]).expect_code(14);
+
+    assert!(again.stderr.contains("operation 1 restored `"), "{again}");
+    assert!(again.stderr.contains("_full` under the same names, and was done at 20"), "{again}");
+    assert!(again.stderr.contains("a table `orders` exists in the target"), "{again}");
+    let wait = ["operation", "wait", "1", "--target", "embedded:copy"];
+    world.tidemark().run(wait).expect_code(0);
+    let elsewhere = ["--rename", "orders=shop"];
+    world.tidemark().run(HOLD[..4].iter().chain(&elsewhere)).expect_code(0);
+    let other = ["--rename", "orders=shop", "--table", "ord*"];
+    let refused = world.tidemark().run(HOLD[..4].iter().chain(&other)).expect_code(14);
+    assert!(!refused.stderr.contains("was done"), "{refused}");
+}
+
+#[test]
 fn titles_tell_restores_apart() {
     let world = World::new();
     world.tidemark().run(BACKUP).expect_code(0);

@@ -7,13 +7,14 @@ use super::job::RestoreJob;
 use super::options::{PlanLink, ResolvedRestore, RestoreOptions};
 use super::plan::{ExistingTables, PlanInputs, RestorePlan};
 use crate::catalog::{Catalog, OperationRecord, Verb};
+use crate::collection::chain::show_time;
 use crate::collection::{Chain, Collection, RestorePoint};
 use crate::database::{ExistingTable, Target, TargetLimits};
-use crate::env::Env;
+use crate::env::{Env, WallTime};
 use crate::error::{Error, Kind, Result};
 use crate::executor::begin::{self, Asked, NewOperation};
 use crate::ids::{CollectionId, OperationId, Sequence, TableName};
-use crate::operation::State;
+use crate::operation::{Phase, State};
 
 /// From where to where, as people named them.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +65,8 @@ pub fn begin_restore(
         return carry_on(catalog, found.id, &found.record, target, collection, &room.scratch);
     }
     let chain = collection.chain(&RestorePoint::parse(&options.at)?)?;
-    let plan = make_plan(&*target, collection.id(), &chain, options, room)?;
+    let plan = make_plan(&*target, collection.id(), &chain, options, room)
+        .map_err(|error| told_as_done(catalog, &identity, options, error))?;
     let resolved = ResolvedRestore {
         collection_shown: route.collection.to_owned(),
         target_shown: route.target.to_owned(),
@@ -166,6 +168,44 @@ fn title(route: Route<'_>, point: &PlanLink, options: &RestoreOptions) -> String
         title.push_str(&format!(", and {} more", named.len() - SHOWN_MAX));
     }
     title
+}
+
+/// The refusal of a restore that finds its target in the way, with the operation that did the
+/// same before: a process that died between the end of its work and its exit never said so.
+fn told_as_done(
+    catalog: &dyn Catalog,
+    identity: &str,
+    options: &RestoreOptions,
+    error: Error,
+) -> Error {
+    if error.kind() != Kind::InTheWay || options.roll_forward {
+        return error;
+    }
+    // What cannot be read is no reason to hide what is in the way.
+    let Ok(Some((id, point, ended))) = last_done(catalog, identity) else { return error };
+    let ended = ended.map_or_else(String::new, |ended| format!(" at {}", show_time(ended)));
+    error.context(format!(
+        "operation {id} restored `{point}` under the same names, and was done{ended}"
+    ))
+}
+
+/// The newest restore of that identity that is done, with its restore point and its end.
+fn last_done(
+    catalog: &dyn Catalog,
+    identity: &str,
+) -> Result<Option<(OperationId, String, Option<WallTime>)>> {
+    for id in catalog.list()?.into_iter().rev() {
+        let record = catalog.operation(id)?;
+        if record.identity != identity {
+            continue;
+        }
+        let stored = catalog.state(id)?;
+        if matches!(stored.state.phase, Phase::Done { .. }) {
+            let resolved: ResolvedRestore = begin::resolved(&record)?;
+            return Ok(Some((id, resolved.point.directory, stored.ended_at)));
+        }
+    }
+    Ok(None)
 }
 
 fn carry_on(
