@@ -186,15 +186,17 @@ impl Setup {
         let links = chain.links as usize;
         let base = rolls
             .then(|| (chance.below(links as u64 - 1) as usize, chance.happens(Rate::percent(40))));
-        let first_point = base.map_or(0, |(link, _)| link + 1) as u64;
+        // What is visible is never hidden; a held copy may be shown where it stands.
+        let held = base.is_some_and(|base| base.1);
+        let hold = rolls && chance.happens(Rate::percent(60)) && held;
+        let shown = usize::from(!held || hold);
+        let first_point = base.map_or(0, |(link, _)| link + shown) as u64;
         let newest = links as u64 - 1;
         let point = match chance.below(3) {
             0 => chance.between(first_point, newest),
             _ => newest,
         } as usize;
         let shards = (!rolls).then(|| chance.between(1, 5) as u32);
-        // What is visible is never hidden.
-        let hold = rolls && chance.happens(Rate::percent(60)) && base.is_some_and(|base| base.1);
         let options = RestoreOptions {
             at: format!("#{}", point + 1),
             shards,
