@@ -142,6 +142,13 @@ fn narrower() -> Schema {
 fn narrow(promise: Promise, subject: &mut dyn TargetSubject, before: &Rows) -> Rows {
     let schema = narrower();
     let codec = RowCodec::new(&schema);
+    // Given up before it began, it leaves the copy with all its columns.
+    let copy = existing(promise, subject.target(), &name("a"));
+    let (given_up, table) =
+        (fence(crate::ids::OperationId(7), 1), TargetTable { schema: schema.clone(), ..onwards() });
+    promise.ok("prepare", subject.target().prepare(given_up, &[table]));
+    promise.ok("discard", subject.target().discard(given_up));
+    promise.equal("copy", &existing(promise, subject.target(), &name("a")), &copy);
     let (fence, table) = (fence(SECOND, 1), TargetTable { schema, ..onwards() });
     let mut after = Rows::new();
     for (key, row) in before {
