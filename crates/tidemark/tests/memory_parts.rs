@@ -10,12 +10,13 @@ mod counting;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use counting::{Counting, peak_of};
+use counting::{Counting, allocations_of, peak_of};
 use tidemark::collection::fold::{Fold, FoldMode, FoldOptions};
 use tidemark::collection::manifest::PartEntry;
 use tidemark::collection::part::{PartKind, PartOptions, PartRead, PartReader, PartWriter};
 use tidemark::collection::run::{part_memory_bytes, run_writer_memory_bytes, write_run};
-use tidemark::ids::TableId;
+use tidemark::ids::{ColumnId, TableId};
+use tidemark::row::payload::{begin, put_unchanged, put_value};
 use tidemark::row::{
     ChangeOp, KeyRange, LogicalType, RowBatch, RowCodec, RowRef, RowStream, Schema, Value,
 };
@@ -130,6 +131,7 @@ fn memory_stays_within_what_is_promised() {
     readers_stay_within_their_estimate();
     a_value_of_64_mib_costs_a_small_multiple();
     a_fold_and_a_merge_cost_what_their_links_do();
+    a_fold_asks_for_memory_by_the_page_and_not_by_the_row();
 }
 
 fn a_writer_holds_a_row_group_and_its_pages() {
@@ -231,4 +233,46 @@ fn a_fold_and_a_merge_cost_what_their_links_do() {
     assert_eq!(run.part.unwrap().rows, 18_000);
     println!("merging them: peak {} KiB, writer's estimate {} KiB", peak / KIB, writer_bytes / KIB);
     assert!(peak <= estimate + writer_bytes);
+}
+
+/// A full below an increment that replaces every fifth row, changes every fifth in part and
+/// deletes every fifth: each way that a row takes through readers and fold.
+fn a_fold_asks_for_memory_by_the_page_and_not_by_the_row() {
+    const ROWS: i64 = 40_000;
+    let directory = tempfile::tempdir().unwrap();
+    let mut table = Table::new(2);
+    let (full, increment) = (directory.path().join("full"), directory.path().join("increment"));
+    let whole = table.write(PartKind::Full, 0..ROWS, 30, create(&full));
+    let options = PartOptions::new(DIGEST_ID);
+    let kind = PartKind::Increment;
+    let mut writer = PartWriter::new(create(&increment), &table.schema, kind, options).unwrap();
+    for id in 0..ROWS {
+        let mut row = RowBatch::new();
+        table.put(id, 30, &mut row);
+        let key = row.row(0).key;
+        let mut changed = RowBatch::new();
+        match id % 5 {
+            0 => changed.push(row.row(0)),
+            1 => {
+                let mut payload = Vec::new();
+                begin(&mut payload);
+                put_unchanged(ColumnId(2), &mut payload);
+                put_value(ColumnId(3), &Value::Text("changed".to_owned()), &mut payload);
+                changed.push(RowRef { key, op: ChangeOp::Update, payload: &payload });
+            }
+            2 => changed.push(RowRef { key, op: ChangeOp::Delete, payload: &[] }),
+            _ => {}
+        }
+        writer.write(&changed).unwrap();
+    }
+    let changes = writer.finish().unwrap().1.into_entry("part".to_owned());
+
+    let open = |part, kind, path| Box::new(table.open(part, kind, path)) as Box<dyn RowStream>;
+    let links =
+        vec![open(&whole, PartKind::Full, &full), open(&changes, PartKind::Increment, &increment)];
+    let mut fold = Fold::new(links, FoldOptions::new(FoldMode::ToFull));
+    let (rows, allocations) = allocations_of(|| drain(&mut fold));
+    assert_eq!(rows, ROWS as u64 / 5 * 4);
+    println!("a fold of {rows} rows asks for memory {allocations} times");
+    assert!(allocations <= 1_000, "{allocations} times for {rows} rows");
 }

@@ -9,8 +9,10 @@ pub struct Counting;
 
 static LIVE: AtomicU64 = AtomicU64::new(0);
 static PEAK: AtomicU64 = AtomicU64::new(0);
+static CALLS: AtomicU64 = AtomicU64::new(0);
 
 fn grow(bytes: usize) {
+    CALLS.fetch_add(1, Ordering::Relaxed);
     let live = LIVE.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
     PEAK.fetch_max(live, Ordering::Relaxed);
 }
@@ -51,4 +53,11 @@ pub fn peak_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
     PEAK.store(before, Ordering::Relaxed);
     let result = work();
     (result, PEAK.load(Ordering::Relaxed) - before)
+}
+
+/// What `work` gives, and how often it asked for memory.
+pub fn allocations_of<T>(work: impl FnOnce() -> T) -> (T, u64) {
+    let before = CALLS.load(Ordering::Relaxed);
+    let result = work();
+    (result, CALLS.load(Ordering::Relaxed) - before)
 }
