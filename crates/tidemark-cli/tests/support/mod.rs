@@ -19,6 +19,7 @@ pub(crate) mod chain;
 pub(crate) mod deadline;
 pub(crate) mod disk;
 pub(crate) mod process;
+pub(crate) mod small_disk;
 pub(crate) mod trace;
 
 pub(crate) use process::{Gate, Outcome, Running, Tidemark};

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
 
 use super::deadline::{WAIT_MAX, poll};
+use super::small_disk::{Mounts, SmallDisk};
 use super::{at_run_time, log_lines};
 
 /// How to start the command: in which folder, with which variables.
@@ -26,6 +27,8 @@ pub(crate) struct Tidemark {
     file_kib_max: Option<u32>,
     powers: Powers,
     tracing: Option<Tracing>,
+    /// Whose mounts it sees.
+    mounts: Option<Mounts>,
 }
 
 /// What `strace` is to write, and where.
@@ -59,6 +62,7 @@ impl Tidemark {
             file_kib_max: None,
             powers: Powers::Inherited,
             tracing: None,
+            mounts: None,
         };
         tidemark
             .with_variable("HOME", folder.join("home"))
@@ -119,6 +123,12 @@ impl Tidemark {
         Tidemark { tracing: Some(tracing), ..self.clone() }
     }
 
+    /// The same where the disk is mounted.
+    #[must_use]
+    pub(crate) fn on(&self, disk: &SmallDisk) -> Tidemark {
+        Tidemark { mounts: Some(disk.mounts()), ..self.clone() }
+    }
+
     /// Runs it to its end; panics if that takes longer than [`WAIT_MAX`].
     pub(crate) fn run<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Outcome {
         self.spawn(args).wait()
@@ -154,6 +164,11 @@ impl Tidemark {
     }
 
     fn command(&self) -> Command {
+        if let Some(mounts) = self.mounts {
+            let mut command = mounts.command("exec \"$@\"", &self.folder);
+            command.arg(&self.program);
+            return command;
+        }
         if let Some(Tracing { log, expressions }) = &self.tracing {
             let mut command = Command::new("strace");
             // Strings end at no length that a test would reach.

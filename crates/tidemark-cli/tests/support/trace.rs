@@ -148,6 +148,12 @@ impl Reader<'_> {
             }
             "unlink" | "rmdir" => Some(Call::Remove { path: here(args[0])? }),
             "unlinkat" => Some(Call::Remove { path: place(args[0], args[1])? }),
+            // Room for bytes, none of which is written: the file is as it was, but longer.
+            "fallocate" => {
+                let path = self.inside(&opened(args[0]))?;
+                let bytes = number(args[2])? + number(args[3])?;
+                Some(Call::Truncate { path, bytes })
+            }
             "mmap" => {
                 let shared = args[3].contains("MAP_SHARED") && args[2].contains("PROT_WRITE");
                 let path = self.inside(&opened(args[4])).filter(|_| shared)?;

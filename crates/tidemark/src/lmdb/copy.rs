@@ -47,6 +47,8 @@ pub(super) fn make_empty(dir: &Path, options: EnvironmentOptions, env: &dyn Env)
 /// Makes an environment in a new directory `dir`, and gives its file, durable.
 fn make_synced(dir: &Path, options: EnvironmentOptions) -> heed::Result<PathBuf> {
     fs::create_dir(dir)?;
+    // Its one reader's file stays behind.
+    let options = EnvironmentOptions { readers_max: 1, ..options };
     open_heed(dir, options)?.prepare_for_closing().wait();
     let file = dir.join(DATA_FILE);
     File::open(&file)?.sync_all()?;

@@ -28,6 +28,7 @@ mod copy;
 mod error;
 mod file_system;
 mod lock;
+mod readers_file;
 
 pub(crate) use error::LmdbContext;
 pub(crate) use file_system::{make_directory, sync_directory};
@@ -42,8 +43,8 @@ pub(crate) const KEY_BYTES_MAX: usize = 511;
 /// LMDB's data file inside an environment's directory.
 const DATA_FILE: &str = "data.mdb";
 
-/// The lock that orders writers; LMDB's own `lock.mdb` must not be opened by anybody
-/// else, since closing it would drop LMDB's locks.
+/// The lock that orders writers; LMDB's own `lock.mdb` must not be opened by anybody else
+/// in a process that has the environment open, since closing it would drop LMDB's locks.
 const WRITE_LOCK_FILE: &str = "write.lock";
 
 /// How long an opener waits for another that is closing the same path, or dying.
@@ -142,7 +143,7 @@ impl Environment {
             .map_err(|error| error.context(format!("write to `{}`", self.dir.display())))?;
         let txn = self.inner.write_txn();
         let txn = txn.during(|| format!("begin to write `{}`", self.dir.display()))?;
-        Ok(WriteTxn { txn, lock, one_thread: std::marker::PhantomData })
+        Ok(WriteTxn { txn, lock, dir: &self.dir, one_thread: std::marker::PhantomData })
     }
 
     /// The named databases, in the order of `names`; made when they are missing.
@@ -222,6 +223,7 @@ pub(crate) struct WriteTxn<'e> {
     // Declared before the lock, so that LMDB's mutex is free when the next writer comes.
     txn: RwTxn<'e>,
     lock: FileLock,
+    dir: &'e Path,
     // LMDB's mutex belongs to the thread that took it.
     one_thread: std::marker::PhantomData<*const ()>,
 }
@@ -232,14 +234,14 @@ impl WriteTxn<'_> {
     /// # Errors
     /// [`Kind::Blocked`] for a full disk or map; nothing was written then.
     pub(crate) fn commit(self) -> Result<()> {
-        let WriteTxn { txn, lock, .. } = self;
+        let WriteTxn { txn, lock, dir, .. } = self;
         failpoint::hit("lmdb.before_commit");
         // A refused transaction is dropped, as LMDB drops one that it cannot write.
         let writable = failpoint::hit_io("lmdb.commit").map_err(heed::Error::Io);
         let committed = writable.and_then(|()| txn.commit());
         drop(lock);
         failpoint::hit("lmdb.after_commit");
-        committed.during(|| "commit".to_owned())
+        committed.during(|| format!("commit to `{}`", dir.display()))
     }
 }
 
@@ -315,6 +317,10 @@ fn open_heed(dir: &Path, options: EnvironmentOptions) -> heed::Result<heed::Env<
     let file_bytes = fs::metadata(dir.join(DATA_FILE)).map_or(0, |file| file.len());
     let map_bytes = map_bytes(file_bytes, options.map_bytes);
     let mut open = EnvOpenOptions::new().read_txn_without_tls();
+    // Only where this process has it closed; where it is about to close it, heed says so below.
+    if heed::env_closing_event(dir).is_none() {
+        readers_file::allocate(dir, options.readers_max)?;
+    }
     open.map_size(usize::try_from(map_bytes).unwrap_or(usize::MAX & !(MAP_UNIT as usize - 1)))
         .max_dbs(options.databases_max)
         .max_readers(options.readers_max);
