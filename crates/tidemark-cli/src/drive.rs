@@ -53,7 +53,20 @@ pub(crate) fn drive(drive: &Drive<'_>, env: &Arc<dyn Env>, output: Output) -> Re
     let ended = executor::run(&place.catalog, job, id, intent, &**env, &interrupted, &mut progress);
     let elapsed = progress.elapsed();
     progress.finish();
-    let ended = ended.map_err(|error| error.context(format!("{} {id}", record.verb.name())))?;
+    let ended = match ended {
+        // Not even its state could be written, so that nobody else will say what comes next.
+        Err(error) if error.kind() == Kind::Blocked => {
+            let verb = if intent == Intent::Cancel { "cancel" } else { "resume" };
+            let command = place.operation_command(verb, id);
+            let message = format!("{name}: {}; `{command}` carries on as well", error.chain());
+            return Ok(output.exit_with(
+                exit::of_kind(error.kind()),
+                error.kind().name(),
+                &message,
+            ));
+        }
+        ended => ended.map_err(|error| error.context(&name))?,
+    };
     let stored = place.catalog.state(id)?;
     let rows = rows_done(place, id)?.saturating_sub(before);
     let run = Some(Run { elapsed, rows });
@@ -162,6 +175,16 @@ impl Verdict<'_> {
                 };
                 let message = format!("{name} failed: {}; {ways}", failure.message);
                 Ok(output.exit_with(exit::of_kind(failure.kind), failure.kind.name(), &message))
+            }
+            Ended::Paused { by: PausedBy::Obstacle, why }
+                if matches!(self.stored.state.phase, Phase::Reverting { .. }) =>
+            {
+                let cancel = place.operation_command("cancel", id);
+                let message = format!(
+                    "{name} cannot be undone now: {why}; once the cause is mended `{cancel}` \
+                     carries on with that, and until then its names stay reserved"
+                );
+                Ok(output.exit_with(Exit::Stopped, "paused", &message))
             }
             Ended::Paused { by, why } => {
                 let stopped = match by {

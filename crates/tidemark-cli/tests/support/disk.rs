@@ -639,9 +639,11 @@ pub(crate) fn is_lmdb(path: &Path) -> bool {
     name.starts_with("data.mdb")
 }
 
-/// A file that only processes of one boot speak by, or the tests' own.
+/// A file that only processes of one boot speak by, one whose bytes mean nothing, or the tests' own.
 pub(crate) fn is_lock(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let is_in_locks = path.parent().is_some_and(|folder| folder.ends_with("locks"));
-    is_in_locks || name.ends_with(".lock") || ["lock.mdb", "in-use", HITS].contains(&name)
+    is_in_locks
+        || name.ends_with(".lock")
+        || ["lock.mdb", "in-use", "ballast", HITS].contains(&name)
 }

@@ -59,6 +59,11 @@ impl SmallDisk {
         self.run(&format!("mount -o remount,size={kib}k ."));
     }
 
+    /// Takes all the room that is left, to the last page.
+    pub(crate) fn fill(&self) {
+        self.run("! cat /dev/zero > filler 2> /dev/null");
+    }
+
     /// Empties the disk and gives it another size.
     pub(crate) fn begin_anew(&self, kib: u32) {
         self.run(&format!("rm -rf ./* && mount -o remount,size={kib}k ."));

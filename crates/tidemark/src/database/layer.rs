@@ -105,6 +105,11 @@ pub trait TargetLayer: Debug + Send + Sync {
         self.inner().publish(fence, how)
     }
 
+    /// See [`Target::make_room`].
+    fn make_room(&self) -> Result<()> {
+        self.inner().make_room()
+    }
+
     /// See [`Target::discard`].
     fn discard(&self, fence: Fence) -> Result<()> {
         self.inner().discard(fence)
@@ -156,6 +161,10 @@ impl<L: TargetLayer> Target for L {
 
     fn publish(&self, fence: Fence, how: Publish) -> Result<()> {
         TargetLayer::publish(self, fence, how)
+    }
+
+    fn make_room(&self) -> Result<()> {
+        TargetLayer::make_room(self)
     }
 
     fn discard(&self, fence: Fence) -> Result<()> {

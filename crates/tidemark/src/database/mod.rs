@@ -280,6 +280,15 @@ pub trait Target: Debug + Send + Sync {
     /// [`Kind::NotFound`](crate::Kind::NotFound) when nothing was prepared.
     fn publish(&self, fence: Fence, how: Publish) -> Result<()>;
 
+    /// Gives back room that is kept for a full disk: called before an operation is undone, which
+    /// frees room and needs some for that. May be called twice; by default nothing is kept.
+    ///
+    /// # Errors
+    /// [`Kind::Blocked`](crate::Kind::Blocked) when nothing can be changed.
+    fn make_room(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Removes the hidden tables and reservations of an operation; the target is as it was.
     ///
     /// Idempotent, also for an operation that never prepared anything. One thing does

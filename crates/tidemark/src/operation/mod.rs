@@ -223,7 +223,7 @@ impl Operation {
         let nothing_starts = match self.state.phase {
             Phase::Done { .. } | Phase::Cancelled { .. } | Phase::Failed { .. } => true,
             Phase::Working(_) => matches!(self.state.desired, Desired::Paused { .. }),
-            Phase::Reverting { .. } => false,
+            Phase::Reverting { .. } => matches!(self.state.desired, Desired::Paused { .. }),
         };
         nothing_runs && nothing_starts
     }
@@ -403,9 +403,14 @@ impl Operation {
         self.task = None;
         self.state.task.failures = self.state.task.failures.saturating_add(1);
         let failures = self.state.task.failures;
-        // Undoing is tried for ever: only it gives the reserved names back.
+        // Undoing is tried for ever, since only it gives the reserved names back; but where a
+        // person must make room first, it stands still until one says so.
         let is_undoing = matches!(self.state.phase, Phase::Reverting { .. });
         match retry::decide(failure.kind) {
+            Decision::Pause if is_undoing && failures >= retry::UNDO_BLOCKED_MAX => {
+                self.state.desired =
+                    Desired::Paused { by: PausedBy::Obstacle, why: failure.message };
+            }
             Decision::Retry | Decision::Pause | Decision::Fail if is_undoing => {
                 self.rest_task(failure, moment);
             }
@@ -542,6 +547,8 @@ impl Operation {
             ) if self.task.is_some() && !planted::is(Bug::CancelAfterPublishing) => {
                 Some(Refusal::PointOfNoReturn)
             }
+            // It stands still before an obstacle: undoing is tried once more.
+            (Phase::Reverting { .. }, Desired::Paused { .. }, Request::Cancel) => None,
             (Phase::Reverting { .. }, _, Request::Pause { .. } | Request::Cancel)
             | (_, Desired::Cancelled, Request::Pause { .. } | Request::Resume) => {
                 Some(Refusal::Cancelling)
@@ -564,13 +571,18 @@ impl Operation {
             }
             Request::Cancel => {
                 self.state.desired = Desired::Cancelled;
+                if matches!(self.state.phase, Phase::Reverting { .. }) {
+                    self.forgive_task();
+                }
                 transition.effects.push(Effect::StopInFlight);
             }
             Request::Resume => {
-                self.state.desired = Desired::Run;
-                self.state.task.failures = 0;
-                self.state.task.rests_until = None;
-                self.state.task.reason = None;
+                // What is being undone is never done any more.
+                self.state.desired = match self.state.phase {
+                    Phase::Reverting { .. } => Desired::Cancelled,
+                    _ => Desired::Run,
+                };
+                self.forgive_task();
                 for shard in self.shards.forgive() {
                     self.record(shard, transition);
                 }
@@ -579,6 +591,13 @@ impl Operation {
                 }
             }
         }
+    }
+
+    /// Forgets that the task failed: its next attempt may start at once.
+    fn forgive_task(&mut self) {
+        self.state.task.failures = 0;
+        self.state.task.rests_until = None;
+        self.state.task.reason = None;
     }
 
     /// Gives up silent attempts and writes what people look at: copies of marks, the percentage.

@@ -29,7 +29,8 @@ pub enum Phase {
         failure: Failure,
     },
     /// Undoing on request: hidden tables go, reservations are given back. If it turns out that
-    /// the target had published already, the operation is done instead.
+    /// the target had published already, the operation is done instead. Paused before an
+    /// obstacle it stands still, and a cancel or a resume tries again.
     Reverting {
         /// The operation's number, if it ever got one.
         txn: Option<Txn>,

@@ -16,7 +16,11 @@ pub fn undo_restore(target: Arc<dyn Target>, scratch: &Path) -> Undo<'static> {
     let allocating = Arc::clone(&target);
     let scratch = scratch.to_owned();
     Undo::new(
-        move || Ok(Epoch(allocating.allocate_txn()?.0)),
+        move || {
+            // Drawing the number is the first thing that writes.
+            allocating.make_room()?;
+            Ok(Epoch(allocating.allocate_txn()?.0))
+        },
         move |fence| discard(&*target, &scratch, fence),
     )
 }
@@ -26,6 +30,7 @@ pub fn undo_restore(target: Arc<dyn Target>, scratch: &Path) -> Undo<'static> {
 /// # Errors
 /// As [`Target::discard`], but for its refusal after publishing.
 pub(super) fn discard(target: &dyn Target, scratch: &Path, fence: Fence) -> Result<TaskOutcome> {
+    target.make_room()?;
     let outcome = match target.discard(fence) {
         Ok(()) => TaskOutcome::Discarded,
         Err(error) if error.kind() == Kind::Usage => TaskOutcome::Published,

@@ -8,6 +8,7 @@
 //! DIR/shards/<generation>/     LMDB: one shard's rows, change log and record of itself
 //! DIR/locks/                   gate, queue, redo
 //! DIR/scratch/                 what may be deleted at any time
+//! DIR/ballast                  room for undoing what filled the disk
 //! ```
 //!
 //! A table is cut into shards by key range, and each shard is an LMDB environment
@@ -70,6 +71,7 @@ use crate::row::RowCodec;
 
 mod alter;
 mod apply;
+mod ballast;
 mod build;
 mod cache;
 mod capture;

@@ -118,6 +118,7 @@ impl EmbeddedDatabase {
             tables: Mutex::default(),
         };
         database.recover()?;
+        database.keep_ballast();
         Ok((database, started))
     }
 

@@ -147,6 +147,10 @@ impl Target for EmbeddedDatabase {
         self.publish_tables(fence, how).map_err(doing)
     }
 
+    fn make_room(&self) -> Result<()> {
+        self.give_ballast_back()
+    }
+
     fn discard(&self, fence: Fence) -> Result<()> {
         let doing = |error: Error| error.context(format!("discard operation {}", fence.operation));
         self.discard_tables(fence).map_err(doing)

@@ -161,7 +161,12 @@ impl EmbeddedDatabase {
                 Err(error) if error.kind() == Kind::Broken && !in_place => continue,
                 opened => opened?,
             };
-            self.claim_shard(fence, hidden, &shard, wanted)?;
+            match self.claim_shard(fence, hidden, &shard, wanted) {
+                // A full disk takes no late chunk either, and once there is room again, a shard
+                // that nothing names: whoever writes to it looks for its name first.
+                Err(error) if error.kind() == Kind::Blocked && !in_place => continue,
+                claimed => claimed?,
+            }
             if in_place {
                 let mut txn = self.write_shard(&shard)?;
                 let mut meta = shard.meta(&txn)?;
