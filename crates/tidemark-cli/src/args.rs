@@ -349,6 +349,11 @@ pub(crate) struct BackupsArgs {
     /// Age at which it is garbage: what is younger may belong to a backup that still runs
     #[arg(long, value_name = "DAYS", default_value_t = 7, requires = "remove_garbage")]
     pub(crate) older_than: u32,
+    /// Also remove whole backups that no log entry names
+    ///
+    /// Without it they are kept and told, since it may be their log entry that is lost.
+    #[arg(long, requires = "remove_garbage")]
+    pub(crate) include_unlisted: bool,
 }
 
 /// `restore`.

@@ -119,6 +119,81 @@ fn every_flaw_is_told_once_on_a_line_of_its_own_and_the_chain_is_broken() {
     assert!(outcome.stdout.contains("found 1 flaw:\n"), "{outcome}");
 }
 
+/// Removes the newest log entry and gives its text.
+fn lose_newest_entry(folder: &Path) -> String {
+    let entry = folder.join("backups/log/000002.json");
+    let text = fs::read_to_string(&entry).expect("the entry is there");
+    fs::remove_file(entry).expect("the entry is there");
+    text
+}
+
+#[test]
+fn a_lost_newest_log_entry_is_told_and_its_backup_is_no_garbage() {
+    let folder = support::temp_folder();
+    let tidemark = collection(folder.path());
+    let (before, entry) = (parts(folder.path()), lose_newest_entry(folder.path()));
+    let words = ["warning: ", "#2", "no log entry names", "log/000002.json"];
+    for args in [&["verify", "backups"][..], &["backups", "backups"]] {
+        let outcome = tidemark.run(args).expect_code(3);
+        for words in words {
+            assert!(outcome.stdout.contains(words), "`{words}` is missing in {outcome}");
+        }
+    }
+    let listed = tidemark.run(["backups", "backups", "--json"]).expect_code(3).json_lines();
+    assert_eq!(listed[0]["unlisted"][0]["sequence"], 2);
+    let verified = tidemark.run(["verify", "backups", "--json"]).expect_code(3).json_lines();
+    assert_eq!(summary(&verified)["outcome"]["unlisted"].as_array().unwrap().len(), 1);
+    // When garbage is removed, then it stays, and is whole once its entry is back
+    let garbage = ["backups", "backups", "--remove-garbage", "--older-than", "0"];
+    let removed = tidemark.run(garbage).expect_code(3);
+    assert!(removed.stdout.contains("kept: "), "{removed}");
+    assert!(removed.stdout.contains("--include-unlisted"), "{removed}");
+    assert_eq!(parts(folder.path()), before);
+    fs::write(folder.path().join("backups/log/000002.json"), entry).unwrap();
+    tidemark.run(["verify", "backups"]).expect_code(0);
+    // And it goes when that is asked for
+    lose_newest_entry(folder.path());
+    tidemark.run([&garbage[..], &["--include-unlisted"]].concat()).expect_code(0);
+    assert!(parts(folder.path()).len() < before.len());
+    tidemark.run(["verify", "backups"]).expect_code(0);
+}
+
+#[test]
+fn a_flaw_of_the_log_hides_no_backup_before_it_and_its_remedy_is_its_own() {
+    let folder = support::temp_folder();
+    let tidemark = collection(folder.path());
+    let verify = ["verify", "backups", "--json"];
+    let outcome = |code: i32| {
+        let lines = tidemark.run(verify).expect_code(code).json_lines();
+        summary(&lines)["outcome"].clone()
+    };
+    let whole = outcome(0);
+    back_up(&tidemark);
+    // Given a gap: what lies before it is looked at, changed bytes and all
+    let log = folder.path().join("backups/log");
+    let entry = fs::read(log.join("000002.json")).unwrap();
+    fs::remove_file(log.join("000002.json")).unwrap();
+    let gap = outcome(13);
+    assert_eq!((&gap["backups"], &gap["folds"]), (&1.into(), &1.into()), "{gap}");
+    assert!(gap["parts"].as_u64() > Some(0), "{gap}");
+    let remedy = gap["findings"][0]["remedy"].as_str().unwrap();
+    assert!(remedy.contains("put it back") && remedy.contains("new collection"), "{remedy}");
+    tidemark.run(["verify", "backups", "--at", "#3"]).expect_code(13);
+    fs::write(log.join("000002.json"), entry).unwrap();
+    // Given a stray name: nothing is hidden, and nothing is to be put back
+    fs::copy(log.join("000001.json"), log.join("4.json")).unwrap();
+    let stray = outcome(13);
+    assert_eq!(stray["backups"], 3, "{stray}");
+    assert!(stray["parts"].as_u64() >= whole["parts"].as_u64(), "{stray}");
+    let remedy = stray["findings"][0]["remedy"].as_str().unwrap();
+    assert!(remedy.contains("remove it") && !remedy.contains("put it back"), "{remedy}");
+    let listed = tidemark.run(["backups", "backups"]).expect_code(13);
+    assert!(!listed.stderr.contains("Put the object back"), "{listed}");
+    // When it is gone, then all is proven
+    fs::remove_file(log.join("4.json")).unwrap();
+    assert_eq!(outcome(0)["backups"], 3);
+}
+
 #[test]
 fn whole_objects_that_lead_to_other_rows_are_a_mismatch() {
     // Given a collection whose documents agree with each other, and not with its rows

@@ -48,7 +48,8 @@ pub(crate) fn text(outcome: &VerifyOutcome) -> String {
     });
     lines.extend(outcome.findings.iter().map(finding));
     if !outcome.findings.is_empty() {
-        lines.extend(outcome.unfolded.iter().map(|why| format!("  {why}")));
+        let others = outcome.unfolded.iter().chain(&outcome.unlisted);
+        lines.extend(others.map(|why| format!("  {why}")));
     }
     lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
 }
@@ -63,6 +64,7 @@ pub(crate) fn warnings(outcome: &Value) -> Vec<String> {
         return Vec::new();
     };
     let mut warnings = outcome.unfolded;
+    warnings.extend(outcome.unlisted);
     if outcome.backups == 0 {
         warnings.push("the collection has no backup yet".to_owned());
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tidemark::collection::chain::show_time;
+use tidemark::collection::garbage::Unlisted;
 use tidemark::collection::manifest::{BackupKind, LogEntry, Manifest};
+use tidemark::collection::unlisted::UnlistedBackup;
 use tidemark::collection::{Collection, Store};
 use tidemark::{Error, Kind, Result};
 
@@ -23,6 +25,17 @@ struct BackupsView {
     restore_points: u64,
     total_bytes: u64,
     chains: Vec<ChainView>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unlisted: Vec<UnlistedView>,
+}
+
+/// A whole backup that no log entry names.
+#[derive(Debug, Serialize)]
+struct UnlistedView {
+    sequence: u64,
+    backup: String,
+    kind: BackupKind,
+    warning: String,
 }
 
 /// A full and the increments that build on it.
@@ -77,6 +90,9 @@ struct RemovedView {
     bytes: u64,
     /// By folder of the collection.
     folders: Vec<RemovedFolderView>,
+    /// Whole backups that no log entry names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kept: Vec<UnlistedView>,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,7 +106,8 @@ fn remove_garbage(args: &BackupsArgs, collection: &Collection, output: Output) -
     const DAY: Duration = Duration::from_secs(24 * 3600);
     let grace = DAY.saturating_mul(args.older_than);
     let mut folders: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-    let removed = collection.remove_garbage(grace, &*system(), &mut |object| {
+    let unlisted = if args.include_unlisted { Unlisted::Removed } else { Unlisted::Kept };
+    let removed = collection.remove_garbage(grace, unlisted, &*system(), &mut |object| {
         let folder = object.path.split('/').next().unwrap_or_default().to_owned();
         let (objects, bytes) = folders.entry(folder).or_default();
         *objects += 1;
@@ -106,9 +123,10 @@ fn remove_garbage(args: &BackupsArgs, collection: &Collection, output: Output) -
         objects: removed.objects,
         bytes: removed.bytes,
         folders,
+        kept: unlisted_views(removed.kept),
     };
     output.summary("backups", &view, || removed_text(&view))?;
-    Ok(Exit::Done)
+    Ok(if view.kept.is_empty() { Exit::Done } else { Exit::Warnings })
 }
 
 fn removed_text(view: &RemovedView) -> String {
@@ -123,7 +141,23 @@ fn removed_text(view: &RemovedView) -> String {
         let objects = counted(folder.objects, "object");
         text.push_str(&format!("  {}: {objects}, {}\n", folder.folder, bytes(folder.bytes)));
     }
+    for kept in &view.kept {
+        text.push_str(&format!(
+            "warning: kept: {}; `--include-unlisted` removes it as well\n",
+            kept.warning
+        ));
+    }
     text
+}
+
+fn unlisted_views(unlisted: Vec<UnlistedBackup>) -> Vec<UnlistedView> {
+    let view = |unlisted: UnlistedBackup| UnlistedView {
+        warning: unlisted.to_string(),
+        sequence: unlisted.sequence.0,
+        backup: unlisted.directory,
+        kind: unlisted.kind,
+    };
+    unlisted.into_iter().map(view).collect()
 }
 
 pub(crate) fn run(args: &BackupsArgs, output: Output) -> Result<Exit> {
@@ -148,6 +182,11 @@ pub(crate) fn run(args: &BackupsArgs, output: Output) -> Result<Exit> {
         }
     }
     let chains = chains(backups);
+    // Behind a flaw nothing is listed, and that is told already.
+    let unlisted = match &damaged {
+        None => unlisted_views(collection.unlisted_backups()?),
+        Some(_) => Vec::new(),
+    };
     let view = BackupsView {
         collection: args.collection.clone(),
         id: collection.id().to_string(),
@@ -155,10 +194,12 @@ pub(crate) fn run(args: &BackupsArgs, output: Output) -> Result<Exit> {
         restore_points: log.len() as u64,
         total_bytes: chains.iter().map(|chain| chain.total_bytes).sum(),
         chains,
+        unlisted,
     };
     output.summary("backups", &view, || text(&view))?;
     match damaged {
-        None => Ok(Exit::Done),
+        None if view.unlisted.is_empty() => Ok(Exit::Done),
+        None => Ok(Exit::Warnings),
         Some(error) => Err(error),
     }
 }
@@ -229,6 +270,9 @@ fn text(view: &BackupsView) -> String {
     for (number, chain) in (1..).zip(&view.chains) {
         text.push_str(&format!("\nchain {number}, {}\n", bytes(chain.total_bytes)));
         text.push_str(&chain_text(chain));
+    }
+    for unlisted in &view.unlisted {
+        text.push_str(&format!("warning: {}\n", unlisted.warning));
     }
     text
 }

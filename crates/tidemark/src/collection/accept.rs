@@ -10,7 +10,8 @@ use super::document;
 use super::flaw::{Flaw, ReadFailure, expect};
 use super::layout::{BackupDirectory, MANIFEST_FILE, check_relative, manifest_path};
 use super::manifest::{
-    BackupKind, LogEntry, Manifest, ParentLink, PartEntry, TableEntry, TableMode, Totals,
+    BackupKind, FormatVersion, LogEntry, Manifest, ParentLink, PartEntry, TableEntry, TableMode,
+    Totals,
 };
 use crate::ids::{CollectionId, Sequence, TableId};
 use crate::row::value::hex;
@@ -33,6 +34,20 @@ impl UnverifiedManifest {
     /// Reads the bytes that lie at `object`.
     pub(super) fn parse(object: &str, bytes: &[u8]) -> Result<UnverifiedManifest, ReadFailure> {
         document::parse(object, bytes).map(UnverifiedManifest)
+    }
+
+    /// The log entry that would name it, if one did; as little believed as the manifest.
+    pub(super) fn entry_in(&self, directory: &str, bytes: &[u8]) -> LogEntry {
+        let Manifest { sequence, kind, parent, .. } = &self.0;
+        LogEntry {
+            format: FormatVersion::CURRENT,
+            sequence: *sequence,
+            kind: *kind,
+            directory: directory.to_owned(),
+            manifest: blake3::hash(bytes).to_hex().to_string(),
+            previous: parent.as_ref().map(|parent| parent.manifest.clone()),
+            extra: serde_json::Map::new(),
+        }
     }
 
     /// What it says, as it stands there.

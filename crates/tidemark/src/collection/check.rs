@@ -20,8 +20,8 @@ use super::accept::check_link;
 use super::chain::{RestorePoint, point_position};
 use super::collection::{Collection, size_flaw};
 use super::flaw::{Flaw, ReadFailure};
-use super::layout::{log_path, manifest_path};
-use super::log::read_log;
+use super::layout::{LOG_FOLDER, log_path, manifest_path};
+use super::log::{LogToFlaw, read_log_to_flaw};
 use super::manifest::{BackupKind, LogEntry, Manifest, PartEntry, TableEntry};
 use crate::error::{Kind, Result};
 use crate::ids::{Sequence, TableId, TableName};
@@ -77,25 +77,29 @@ pub fn check_manifests(
     collection: &Collection,
     point: Option<&RestorePoint>,
 ) -> Result<ManifestReport> {
-    let log = match check_log(collection)? {
-        Ok(log) => log,
-        Err(flaw) => return Ok(ManifestReport { flaws: vec![flaw], ..ManifestReport::default() }),
-    };
-    let range = checked_range(collection, &log, point)?;
-    check_entries(collection, &log[range], &mut |_| {})
+    let LogToFlaw { entries, flaw } = check_log(collection)?;
+    let range = checked_range(collection, &entries, flaw.as_ref(), point)?;
+    let mut report = check_entries(collection, &entries[range], &mut |_| {})?;
+    report.flaws.splice(0..0, flaw);
+    Ok(report)
 }
 
-/// The positions in `log` of the chain that leads to `point`, or of all backups.
+/// The positions in `log` of the chain that leads to `point`, or of all backups; none for a
+/// point that may lie behind the flaw of a damaged log.
 ///
 /// # Errors
 /// [`Kind::NotFound`] when there is no such point, and what reading manifests for it gives.
 pub(crate) fn checked_range(
     collection: &Collection,
     log: &[LogEntry],
+    flaw: Option<&Flaw>,
     point: Option<&RestorePoint>,
 ) -> Result<Range<usize>> {
     let Some(point) = point else { return Ok(0..log.len()) };
-    let end = point_position(log, point, &mut |entry| collection.manifest(entry))? + 1;
+    let end = match point_position(log, point, &mut |entry| collection.manifest(entry)) {
+        Err(error) if error.kind() == Kind::NotFound && flaw.is_some() => return Ok(0..0),
+        found => found? + 1,
+    };
     let start = log[..end].iter().rposition(|entry| entry.kind == BackupKind::Full);
     Ok(start.unwrap_or(0)..end)
 }
@@ -150,11 +154,14 @@ pub(crate) fn check_entries(
     Ok(report)
 }
 
-/// Reads the log; one that is damaged is a flaw.
-pub(crate) fn check_log(collection: &Collection) -> Result<Result<Vec<LogEntry>, Flaw>> {
-    match read_log(collection.store()) {
-        Ok(log) => Ok(Ok(log)),
-        Err(failure) => flaw_of(failure, "log").map(Err),
+/// Reads the log up to its first flaw.
+pub(crate) fn check_log(collection: &Collection) -> Result<LogToFlaw> {
+    match read_log_to_flaw(collection.store()) {
+        Ok(log) => Ok(log),
+        Err(failure) => {
+            let flaw = Some(flaw_of(failure, LOG_FOLDER)?);
+            Ok(LogToFlaw { entries: Vec::new(), flaw })
+        }
     }
 }
 

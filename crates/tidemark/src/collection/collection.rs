@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::accept::{UnverifiedManifest, check_link};
 use super::chain::{Chain, RestorePoint};
 use super::document;
-use super::flaw::{Flaw, ReadFailure};
+use super::flaw::{Flaw, ReadFailure, Remedy};
 use super::layout::{self, BackupDirectory, COLLECTION_FILE, LOG_FOLDER, log_path, manifest_path};
 use super::log::{LogToFlaw, lost_race, read_entry, read_log_to_flaw};
 use super::manifest::{
@@ -153,10 +153,17 @@ impl Collection {
                     "backups #1 to #{last}, before it, can still be restored by name or number"
                 ),
             };
+            let mend = match flaw.remedy {
+                Remedy::PutBack | Remedy::PutEntryBack => {
+                    "Put the object back from a copy of the collection"
+                }
+                Remedy::NameOrRemove => {
+                    "Give it its right name if no entry has that, else remove it"
+                }
+            };
             let message = format!(
-                "{flaw}. Put the object back from a copy of the collection; until then {whole}, \
-                 and no backup can be added, since nothing would prove what comes before it: \
-                 begin a new collection for new backups. {}",
+                "{flaw}. {mend}; until then {whole}, and no backup can be added, since nothing \
+                 would prove what comes before it: begin a new collection for new backups. {}",
                 self.see_all()
             );
             in_place(&self.store, Error::new(Kind::Broken, message).into())

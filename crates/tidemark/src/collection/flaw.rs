@@ -17,6 +17,21 @@ pub struct Flaw {
     pub found: String,
     /// What should be there.
     pub expected: String,
+    /// What mends it.
+    #[serde(skip)]
+    pub remedy: Remedy,
+}
+
+/// What mends a flaw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Remedy {
+    /// The object as it was, from another copy of the collection.
+    #[default]
+    PutBack,
+    /// The same of a log entry: what comes after it is not known without it.
+    PutEntryBack,
+    /// Its own name, or none: it lies where only objects of other names do.
+    NameOrRemove,
 }
 
 impl Flaw {
@@ -26,7 +41,18 @@ impl Flaw {
         found: impl fmt::Display,
         expected: impl fmt::Display,
     ) -> Flaw {
-        Flaw { object: object.into(), found: found.to_string(), expected: expected.to_string() }
+        Flaw {
+            object: object.into(),
+            found: found.to_string(),
+            expected: expected.to_string(),
+            remedy: Remedy::default(),
+        }
+    }
+
+    /// The same with another remedy.
+    #[must_use]
+    pub fn mended_by(self, remedy: Remedy) -> Flaw {
+        Flaw { remedy, ..self }
     }
 }
 

@@ -6,19 +6,31 @@ use std::time::Duration;
 use super::collection::Collection;
 use super::layout::{BackupDirectory, COLLECTION_FILE, LOG_FOLDER, PROBE_FOLDER, manifest_path};
 use super::store::ObjectEntry;
+use super::unlisted::UnlistedBackup;
 use crate::env::{Env, WallTime};
 use crate::error::Result;
 
 /// Proposed grace: longer than any backup should take.
 pub const GARBAGE_GRACE_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// What becomes of whole backups that no log entry names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unlisted {
+    /// They stay: their entry may be lost, and come back.
+    Kept,
+    /// They are garbage like all else that no entry names.
+    Removed,
+}
+
 /// What was removed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
     /// Objects.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Whole backups that no log entry names, and that were kept.
+    pub kept: Vec<UnlistedBackup>,
 }
 
 impl Collection {
@@ -26,17 +38,43 @@ impl Collection {
     /// sorted by path.
     ///
     /// A backup's directory without a log entry is one thing: while anything in it is
-    /// younger, all of it may belong to a backup that is still running. What is not named
-    /// like an object of ours is never listed.
+    /// younger, all of it may belong to a backup that is still running. A whole backup behind
+    /// the end of the log is garbage only where `unlisted` says so: its entry may be lost. What
+    /// is not named like an object of ours is never listed.
     ///
     /// # Errors
     /// [`Kind::Broken`](crate::Kind::Broken) when the log or any manifest is damaged: then
     /// nobody knows what is garbage.
-    pub fn garbage(&self, grace: Duration, env: &dyn Env) -> Result<Vec<ObjectEntry>> {
+    pub fn garbage(
+        &self,
+        grace: Duration,
+        unlisted: Unlisted,
+        env: &dyn Env,
+    ) -> Result<Vec<ObjectEntry>> {
+        Ok(self.sort_out(grace, unlisted, env)?.0)
+    }
+
+    /// Garbage, and the whole backups that are kept although no log entry names them.
+    fn sort_out(
+        &self,
+        grace: Duration,
+        unlisted: Unlisted,
+        env: &dyn Env,
+    ) -> Result<(Vec<ObjectEntry>, Vec<UnlistedBackup>)> {
         // Objects first, the log afterwards: what is committed in between is not garbage.
-        let objects = self.store().list("")?;
+        let mut objects = self.store().list("")?;
+        let log = self.log()?;
+        let kept = match unlisted {
+            Unlisted::Kept => self.unlisted_among(&objects, &log)?,
+            Unlisted::Removed => Vec::new(),
+        };
+        let is_kept = |object: &ObjectEntry| {
+            let top = object.path.split('/').next().unwrap_or_default();
+            kept.iter().any(|kept| kept.directory == top)
+        };
+        objects.retain(|object| !is_kept(object));
         let mut live = BTreeMap::new();
-        for entry in self.log()? {
+        for entry in log {
             let manifest = self.manifest(&entry)?;
             let parts = manifest.tables.iter().flat_map(|table| &table.parts);
             let mut paths: BTreeSet<String> =
@@ -44,7 +82,7 @@ impl Collection {
             paths.insert(manifest_path(&entry.directory));
             live.insert(entry.directory, paths);
         }
-        Ok(find_garbage(objects, &live, grace, env.wall_time()))
+        Ok((find_garbage(objects, &live, grace, env.wall_time()), kept))
     }
 
     /// Removes what [`garbage`](Self::garbage) lists; `told` hears of each object that is gone.
@@ -57,11 +95,13 @@ impl Collection {
     pub fn remove_garbage(
         &self,
         grace: Duration,
+        unlisted: Unlisted,
         env: &dyn Env,
         told: &mut dyn FnMut(&ObjectEntry),
     ) -> Result<Removed> {
-        let mut removed = Removed::default();
-        for object in self.garbage(grace, env)? {
+        let (garbage, kept) = self.sort_out(grace, unlisted, env)?;
+        let mut removed = Removed { kept, ..Removed::default() };
+        for object in garbage {
             self.store().delete(&object.path)?;
             removed.objects += 1;
             removed.bytes += object.bytes;

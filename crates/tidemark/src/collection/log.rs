@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use super::accept::{check_directory, check_hash};
 use super::document;
-use super::flaw::{Flaw, ReadFailure, expect};
+use super::flaw::{Flaw, ReadFailure, Remedy, expect};
 use super::layout::{LOG_FOLDER, log_path, log_sequence};
 use super::manifest::LogEntry;
 use super::store::Store;
@@ -24,17 +24,11 @@ pub const LOG_ENTRY_BYTES_MAX: u64 = 64 << 10;
 /// Every entry names the manifest of the one before it, so that the entries before a flaw
 /// prove one another as well as those of a whole log do.
 #[derive(Debug)]
-pub(super) struct LogToFlaw {
+pub(crate) struct LogToFlaw {
     /// The entries before it, from number 1 without a gap.
-    pub(super) entries: Vec<LogEntry>,
+    pub(crate) entries: Vec<LogEntry>,
     /// What is wrong; `None` if the log is whole.
-    pub(super) flaw: Option<Flaw>,
-}
-
-/// Reads and checks the whole log of the collection in `store`, in order.
-pub(super) fn read_log(store: &Store) -> Result<Vec<LogEntry>, ReadFailure> {
-    let LogToFlaw { entries, flaw } = read_log_to_flaw(store)?;
-    flaw.map_or(Ok(entries), |flaw| Err(flaw.into()))
+    pub(crate) flaw: Option<Flaw>,
 }
 
 /// Reads and checks the log of the collection in `store` up to its first flaw.
@@ -47,7 +41,8 @@ pub(super) fn read_log_to_flaw(store: &Store) -> Result<LogToFlaw, ReadFailure> 
             // Another spelling of a number would be a second entry of that number.
             None if object.path.ends_with(".json") => {
                 let expected = format!("entries named like `{}`", log_path(Sequence(1)));
-                flaw = Some(Flaw::new(object.path, "a name of no entry", expected));
+                let stray = Flaw::new(object.path, "a name of no entry", expected);
+                flaw = Some(stray.mended_by(Remedy::NameOrRemove));
             }
             None => {}
         }
@@ -82,7 +77,11 @@ pub(super) fn read_log_to_flaw(store: &Store) -> Result<LogToFlaw, ReadFailure> 
     }
     let (whole, found) = check_entries(&entries);
     entries.truncate(whole);
-    Ok(LogToFlaw { entries, flaw: found.or(flaw) })
+    let flaw = found.or(flaw).map(|flaw| match flaw.remedy {
+        Remedy::PutBack => flaw.mended_by(Remedy::PutEntryBack),
+        Remedy::PutEntryBack | Remedy::NameOrRemove => flaw,
+    });
+    Ok(LogToFlaw { entries, flaw })
 }
 
 /// Reads one entry; `None` if there is none of that number.

@@ -30,6 +30,7 @@ pub mod run;
 pub mod store;
 #[cfg(test)]
 mod tests;
+pub mod unlisted;
 
 pub use chain::{Chain, RestorePoint};
 pub use collection::{Collection, NewBackup};

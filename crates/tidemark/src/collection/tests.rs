@@ -16,6 +16,7 @@ use super::check::{ManifestReport, check_manifests};
 use super::collection::{Collection, NewBackup};
 use super::document;
 use super::fixture::{NOW_MS, TestEnv, manifest, small_collection, tables, take, write_parts};
+use super::garbage::Unlisted;
 use super::layout::{log_path, manifest_path};
 use super::manifest::{BackupKind, LogEntry, Manifest, TableMode};
 use super::store::Store;
@@ -676,21 +677,27 @@ fn garbage_is_what_crashes_left_and_only_when_it_is_old() {
     let grace = Duration::from_secs(60);
     // Files carry the machine's clock, so the test moves its own past it.
     env.now_ms.store(0, Ordering::Relaxed);
-    assert!(collection.garbage(grace, &env).unwrap().is_empty(), "everything is young");
+    assert!(
+        collection.garbage(grace, Unlisted::Kept, &env).unwrap().is_empty(),
+        "everything is young"
+    );
     env.now_ms.store(u64::MAX, Ordering::Relaxed);
-    let garbage = collection.garbage(grace, &env).unwrap();
+    let garbage = collection.garbage(grace, Unlisted::Kept, &env).unwrap();
     assert_eq!(garbage.len(), 3, "{garbage:?}");
     assert!(garbage.iter().all(|object| object.path.starts_with(&dead.directory)));
     assert!(garbage.iter().any(|object| object.is_draft()));
-    assert_eq!(collection.remove_garbage(grace, &env, &mut |_| {}).unwrap().objects, 3);
-    assert!(collection.garbage(grace, &env).unwrap().is_empty());
+    assert_eq!(
+        collection.remove_garbage(grace, Unlisted::Kept, &env, &mut |_| {}).unwrap().objects,
+        3
+    );
+    assert!(collection.garbage(grace, Unlisted::Kept, &env).unwrap().is_empty());
     assert_eq!(read(collection.store()).unwrap(), before);
     assert!(dir.path().join("notes.txt").exists() && !dir.path().join(&dead.directory).exists());
 
     // With a damaged log nobody knows what is garbage.
     fs::remove_file(dir.path().join("log/000001.json")).unwrap();
     assert_eq!(
-        collection.remove_garbage(grace, &env, &mut |_| {}).unwrap_err().kind(),
+        collection.remove_garbage(grace, Unlisted::Kept, &env, &mut |_| {}).unwrap_err().kind(),
         Kind::Broken
     );
 }

@@ -7,6 +7,7 @@ use super::plan::{FOLDS, PARTS, VerifyPlan};
 use super::{BegunVerify, ResolvedVerify, VerifyOptions, VerifyRequest};
 use crate::catalog::{Catalog, OperationRecord, Verb};
 use crate::collection::check::{check_log, checked_range};
+use crate::collection::log::LogToFlaw;
 use crate::collection::manifest::LogEntry;
 use crate::collection::{Collection, RestorePoint, chain};
 use crate::env::Env;
@@ -157,10 +158,14 @@ fn is_planned(record: &OperationRecord, plan: &VerifyPlan) -> bool {
     blake3::hash(&plan.to_bytes()).to_hex().as_str() == record.plan_hash
 }
 
-/// The first and last backup that are looked at; a log that cannot be read pins none.
+/// The first and last backup that are looked at.
 fn pinned(collection: &Collection, point: Option<&RestorePoint>) -> Result<(Sequence, Sequence)> {
-    let Ok(log) = check_log(collection)? else { return Ok((Sequence(1), Sequence(0))) };
-    let range = checked_range(collection, &log, point)?;
+    let LogToFlaw { entries: log, flaw } = check_log(collection)?;
+    if flaw.is_some() && point.is_none() {
+        // All that will be there: once the log is mended, it is another collection.
+        return Ok((Sequence(1), Sequence(u64::MAX)));
+    }
+    let range = checked_range(collection, &log, flaw.as_ref(), point)?;
     let pinned: &[LogEntry] = &log[range];
     Ok(match (pinned.first(), pinned.last()) {
         (Some(first), Some(last)) => (first.sequence, last.sequence),

@@ -126,6 +126,7 @@ impl<'c> VerifyJob<'c> {
             rows,
             folds: self.plan.fold_count() - unfolded.len() as u64,
             unfolded: unfolded.into_values().collect(),
+            unlisted: self.plan.unlisted.iter().map(ToString::to_string).collect(),
             findings,
         })
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::collection::check::Level;
-use crate::collection::flaw::Flaw;
+use crate::collection::flaw::{Flaw, Remedy};
 use crate::error::{Error, Kind};
 
 /// Findings told in full in the failure's sentence; the outcome has all of them.
@@ -26,6 +26,9 @@ pub struct VerifyOutcome {
     pub folds: u64,
     /// Tables whose fold was not compared, each with the reason; sentences.
     pub unfolded: Vec<String>,
+    /// Whole backups that no log entry names: sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unlisted: Vec<String>,
     /// What is wrong: documents, then parts, then folds. Empty if all is well.
     pub findings: Vec<Finding>,
 }
@@ -50,9 +53,22 @@ pub struct Finding {
 impl Finding {
     /// A flaw of an object.
     pub(super) fn flaw(flaw: Flaw) -> Finding {
-        let Flaw { object, found, expected } = flaw;
-        let remedy = "put it back from another copy of the collection; else restore points before \
-                      it, and take a full backup now";
+        let Flaw { object, found, expected, remedy } = flaw;
+        let remedy = match remedy {
+            Remedy::PutBack => {
+                "put it back from another copy of the collection; else restore points before it, \
+                 and take a full backup now"
+            }
+            Remedy::PutEntryBack => {
+                "put it back from another copy of the collection: what comes after it is not known \
+                 without it; else restore the backups before it by name or number, and begin a new \
+                 collection for new backups"
+            }
+            Remedy::NameOrRemove => {
+                "give it its right name if no entry has that, else remove it; until then no backup \
+                 can be added, and the others are restored by name or number"
+            }
+        };
         Finding { kind: Kind::Broken, object, found, expected, remedy: remedy.to_owned() }
     }
 

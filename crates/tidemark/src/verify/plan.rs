@@ -9,7 +9,9 @@ use super::fold::is_told_by_parts;
 use crate::collection::chain::{TableChain, chain_ends};
 use crate::collection::check::{Level, check_entries, check_log};
 use crate::collection::flaw::Flaw;
+use crate::collection::log::LogToFlaw;
 use crate::collection::manifest::{LogEntry, Manifest, PartEntry, TableEntry};
+use crate::collection::unlisted::UnlistedBackup;
 use crate::collection::{Chain, Collection, RestorePoint};
 use crate::error::{Kind, Result};
 use crate::ids::{ShardIdx, StepIdx, TableName};
@@ -27,6 +29,8 @@ pub(super) struct VerifyPlan {
     pub(super) backups: u64,
     /// Flaws of documents and missing objects.
     pub(super) flaws: Vec<Flaw>,
+    /// Whole backups behind the end of the log.
+    pub(super) unlisted: Vec<UnlistedBackup>,
     manifests: Vec<Arc<Manifest>>,
     parts: Vec<PartPosition>,
     chains: Vec<Chain>,
@@ -85,19 +89,17 @@ impl VerifyPlan {
             level,
             backups: 0,
             flaws: Vec::new(),
+            unlisted: Vec::new(),
             manifests: Vec::new(),
             parts: Vec::new(),
             chains: Vec::new(),
             folds: Vec::new(),
             tables: Vec::new(),
         };
-        let log = match check_log(collection)? {
-            Ok(log) => log,
-            Err(flaw) => {
-                plan.flaws.push(flaw);
-                return Ok(plan);
-            }
-        };
+        let LogToFlaw { entries: log, flaw } = check_log(collection)?;
+        if flaw.is_none() && resolved.last.0 >= log.len() as u64 {
+            plan.unlisted = collection.unlisted_backups()?;
+        }
         let is_pinned =
             |entry: &&LogEntry| entry.sequence >= resolved.first && entry.sequence <= resolved.last;
         let entries: Vec<LogEntry> = log.iter().filter(is_pinned).cloned().collect();
@@ -105,7 +107,7 @@ impl VerifyPlan {
         let report =
             check_entries(collection, &entries, &mut |manifest| manifests.push(manifest.into()))?;
         plan.backups = report.backups;
-        plan.flaws = report.flaws;
+        plan.flaws = flaw.into_iter().chain(report.flaws).collect();
         if level >= Level::Parts {
             plan.add_parts();
         }
