@@ -42,6 +42,7 @@ fn a_second_process_is_told_who_drives_the_operation_and_disturbs_nothing() {
     let says = format!("process {pid}");
     assert!(second.stderr.contains(&says), "{second}");
     assert!(second.stderr.contains("tidemark operation watch 1"), "{second}");
+    assert!(!second.stderr.contains("silent"), "it lives: {second}");
     let third = tidemark.run(["operation", "resume", "1", "--target", "embedded:copy"]);
     assert!(third.stderr.contains(&says), "{third}");
     third.expect_code(11);
@@ -91,6 +92,27 @@ fn a_silent_holder_is_taken_over_when_its_lease_ends_and_commits_nothing_when_it
     assert_eq!(support::log_lines(&chunks).len(), before, "it applied nothing more");
     assert_eq!(get(&tidemark), done);
     assert!(dump(&tidemark, "copy", "orders") == expected);
+}
+
+#[test]
+fn a_silent_holder_is_cancelled_when_its_lease_ends_and_no_verb_says_done_before() {
+    let folder = support::temp_folder();
+    let tidemark = Tidemark::new(folder.path());
+    make_chain(folder.path(), 300, 1);
+    let operation = |verb: &'static str| ["operation", verb, "1", "--target", "embedded:copy"];
+    let mut silent = tidemark.with_failpoint("restore.before_apply:2:stop").spawn(ONE_BY_ONE);
+    silent.wait_until_stopped();
+    // What only the holder could do is left for it.
+    let paused = tidemark.run(operation("pause")).expect_code(11);
+    for words in [&format!("process {}", silent.pid()), "is silent", "operation cancel 1"] {
+        assert!(paused.stderr.contains(words), "`{words}` is missing in {paused}");
+    }
+    tidemark.run(operation("cancel")).expect_code(0);
+    assert_eq!(get(&tidemark)["phase"], "cancelled");
+    silent.signal(Signal::CONT);
+    silent.wait().expect_code(11);
+    tidemark.run(RESTORE).expect_code(0);
+    assert!(dump(&tidemark, "copy", "orders") == dump(&tidemark, "source", "orders"));
 }
 
 #[test]

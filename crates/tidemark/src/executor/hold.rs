@@ -12,6 +12,10 @@ use crate::ids::{Epoch, OperationId};
 /// Pause between two looks at a lease.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// How long a holder may go without renewing before it is called silent: one that lives renews
+/// every two seconds.
+const SILENT_AFTER: Duration = Duration::from_secs(3);
+
 /// Takes the operation: raises the fence where the rows are, then tells the catalog.
 ///
 /// A holder that renews its lease while we look is alive, and wins; one that stays silent is
@@ -65,6 +69,7 @@ fn await_free(
     env: &dyn Env,
     observer: &mut dyn Observer,
 ) -> Result<()> {
+    let begun = env.boot_time();
     let mut least = u64::MAX;
     loop {
         let (pid, seconds) = match catalog.holder(id)? {
@@ -80,7 +85,9 @@ fn await_free(
             return Err(Error::new(Kind::Held, message));
         }
         least = seconds;
-        observer.waiting_for_holder(pid, seconds);
+        if env.boot_time().since(begun) >= SILENT_AFTER {
+            observer.waiting_for_holder(pid, seconds);
+        }
         env.sleep(LOOK);
     }
 }

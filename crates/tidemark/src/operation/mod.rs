@@ -404,10 +404,13 @@ impl Operation {
         self.state.task.failures = self.state.task.failures.saturating_add(1);
         let failures = self.state.task.failures;
         // Undoing is tried for ever, since only it gives the reserved names back; but where a
-        // person must make room first, it stands still until one says so.
+        // person must make room first, or end a frozen process, it stands still until one says so.
         let is_undoing = matches!(self.state.phase, Phase::Reverting { .. });
+        let is_obstructed = matches!(failure.kind, Kind::Blocked | Kind::Held);
         match retry::decide(failure.kind) {
-            Decision::Pause if is_undoing && failures >= retry::UNDO_BLOCKED_MAX => {
+            Decision::Retry | Decision::Pause
+                if is_undoing && is_obstructed && failures >= retry::UNDO_OBSTACLE_MAX =>
+            {
                 self.state.desired =
                     Desired::Paused { by: PausedBy::Obstacle, why: failure.message };
             }

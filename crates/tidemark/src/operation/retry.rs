@@ -6,10 +6,11 @@ use crate::env::BootTime;
 use crate::error::Kind;
 use crate::planted::{self, Bug};
 
-/// Times that undoing is tried on a full disk and the like, before it waits for a person.
+/// Times that undoing is tried on a full disk, or against a process that holds a lock, before it
+/// waits for a person.
 ///
 /// Each try frees what it can, so that the next may find room.
-pub const UNDO_BLOCKED_MAX: u32 = 3;
+pub const UNDO_OBSTACLE_MAX: u32 = 3;
 
 /// How often and how soon failed work is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -528,13 +528,14 @@ fn a_cancel_that_comes_after_the_target_published_ends_done_and_is_told() {
 
 #[test]
 fn undoing_that_finds_no_room_stands_still_after_three_tries_and_goes_on_when_asked() {
-    for asked in [Request::Cancel, Request::Resume] {
+    let kinds = [Kind::Blocked, Kind::Held];
+    for (kind, asked) in kinds.into_iter().zip([Request::Cancel, Request::Resume]) {
         let mut operation = operation(Phase::Reverting { txn: Some(TXN) }, 1, 1);
         operation.state.desired = Desired::Cancelled;
         let mut ticket = task_ticket(&operation.recover(moment(0)).effects);
         for attempt in 1..=3 {
             assert!(!operation.is_at_rest());
-            let failed = Event::TaskFailed { ticket, failure: failure(Kind::Blocked) };
+            let failed = Event::TaskFailed { ticket, failure: failure(kind) };
             operation.step(failed, moment(attempt * 100_000)).unwrap();
             let later = moment(attempt * 100_000 + 90_000);
             let again = operation.step(Event::Tick, later).unwrap().effects;
@@ -547,7 +548,7 @@ fn undoing_that_finds_no_room_stands_still_after_three_tries_and_goes_on_when_as
         let Desired::Paused { by: PausedBy::Obstacle, why } = &operation.state().desired else {
             panic!("{:?}", operation.state().desired);
         };
-        assert_eq!(*why, failure(Kind::Blocked).message);
+        assert_eq!(*why, failure(kind).message);
         let transition = operation.step(Event::Steered(asked), moment(400_000)).unwrap();
         assert_eq!(transition.refused, None);
         let ticket = task_ticket(&transition.effects);
@@ -560,8 +561,9 @@ fn undoing_that_finds_no_room_stands_still_after_three_tries_and_goes_on_when_as
 
 #[test]
 fn undoing_that_fails_rests_between_tries_and_says_why() {
-    // A full disk is another matter.
-    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Blocked) {
+    // What a person must clear away first is another matter.
+    let is_obstacle = |kind: &Kind| matches!(kind, Kind::Blocked | Kind::Held);
+    for kind in Kind::ALL.into_iter().filter(|kind| !is_obstacle(kind)) {
         let mut operation = operation(Phase::Reverting { txn: Some(TXN) }, 1, 1);
         operation.state.desired = Desired::Cancelled;
         let mut ticket = task_ticket(&operation.recover(moment(0)).effects);

@@ -20,7 +20,7 @@ pub(crate) fn run(one: &OneArgs, output: Output) -> Result<Exit> {
         return Ok(tell_ended(id, "cancel", &look, output));
     }
     if let Some(pid) = look.driver() {
-        if is_publishing(&look.stored.state.phase) {
+        if is_publishing(&look.stored.state.phase) && !look.is_silent() {
             let message = format!(
                 "operation {id} cannot be cancelled now: process {pid} is publishing its result; \
                  `{}` waits for its end",
@@ -44,7 +44,9 @@ pub(crate) fn run(one: &OneArgs, output: Output) -> Result<Exit> {
                     return Ok(tell_ended(id, "cancel", &look, output));
                 }
             }
-            Answer::Waits => return tell_waits(id, "cancel", &look, output),
+            // It is taken over, and refused by the database should it wake.
+            Answer::Silent => {}
+            Answer::Waits => return Ok(tell_waits(id, "cancel", &look, output)),
         }
     }
     work::carry_on(&place, id, Intent::Cancel, &env, output)
@@ -54,7 +56,7 @@ fn is_publishing(phase: &Phase) -> bool {
     matches!(phase, Phase::Working(Working::Applying { stage: ApplyStage::Publishing, .. }))
 }
 
-/// Waits until the driver has undone it; `None` if the driver dies over it.
+/// Waits until the driver has undone it; `None` if the driver dies or falls silent over it.
 fn follow(
     place: &Place,
     id: OperationId,
@@ -75,7 +77,7 @@ fn follow(
             Phase::Done { .. } => return Ok(Some(tell_ended(id, "cancel", &look, output))),
             Phase::Working(_) | Phase::Failed { .. } | Phase::Reverting { .. } => {}
         }
-        if look.driver().is_none() {
+        if look.driver().is_none() || look.is_silent() {
             return Ok(None);
         }
         env.sleep(LOOK);

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use tidemark::Result;
 use tidemark::catalog::{Catalog, Holding, OperationRecord, StoredState, Verb};
 use tidemark::env::Env;
 use tidemark::executor::{Ended, Intent};
 use tidemark::ids::OperationId;
 use tidemark::operation::{Desired, Request};
+use tidemark::{Kind, Result};
 
 use crate::drive::{STARTS_OVER, Verdict, ended_as_stored};
 use crate::exit::Exit;
@@ -29,7 +29,7 @@ pub(crate) mod watch;
 mod work;
 
 /// How long a request may take to be seen: a driver looks ten times a second, unless it is
-/// writing; one that is silent for longer than its lease is as good as gone.
+/// writing, and one that is silent for longer than its lease is not waited for.
 const TAKEN_MAX: Duration = Duration::from_secs(20);
 /// Between two looks at a catalog.
 const LOOK: Duration = Duration::from_millis(100);
@@ -57,6 +57,11 @@ impl Look {
             Holding::Alive { pid, .. } => Some(pid),
             Holding::Free | Holding::Dead { .. } => None,
         }
+    }
+
+    /// Whether its process has been silent for so long that it may be taken over.
+    fn is_silent(&self) -> bool {
+        matches!(self.holding, Holding::Alive { lease_seconds: 0, .. })
     }
 
     /// How it ended or why it stands still; `None` while somebody drives it on, and while
@@ -104,7 +109,9 @@ enum Answer {
     Taken,
     /// The operation ended before, or the driver let go of it.
     LetGo,
-    /// The driver has not looked yet; the request stays.
+    /// The driver has been silent for longer than its lease; the request stays.
+    Silent,
+    /// The driver has not looked yet, although it lives; the request stays.
     Waits,
 }
 
@@ -126,6 +133,9 @@ fn ask(
         if look.driver().is_none() || look.stored.state.phase.is_terminal() {
             return Ok(Answer::LetGo);
         }
+        if look.is_silent() {
+            return Ok(Answer::Silent);
+        }
         if env.boot_time() >= deadline {
             return Ok(Answer::Waits);
         }
@@ -142,7 +152,7 @@ struct RequestView {
     message: String,
 }
 
-/// Says what a request came to: 0 when it was taken or nothing is left to do, 3 when it waits.
+/// Says what a request came to, when it was taken or nothing is left to do.
 fn tell_request(
     id: OperationId,
     request: &'static str,
@@ -156,15 +166,33 @@ fn tell_request(
 }
 
 /// Says that the driver has not taken a request yet.
-fn tell_waits(id: OperationId, request: &'static str, look: &Look, output: Output) -> Result<Exit> {
+fn tell_waits(id: OperationId, request: &'static str, look: &Look, output: Output) -> Exit {
     let pid = look.driver().map_or_else(String::new, |pid| format!(" {pid}"));
     let message = format!(
         "the request to {request} operation {id} is left for process{pid}, which has not taken it \
          within {} s",
         TAKEN_MAX.as_secs()
     );
-    tell_request(id, request, false, message, output)?;
-    Ok(Exit::Warnings)
+    output.exit_with(Exit::Held, Kind::Held.name(), &message)
+}
+
+/// Says that the driver is silent, where only it could do what was asked.
+fn tell_silent(
+    place: &Place,
+    id: OperationId,
+    request: &'static str,
+    look: &Look,
+    output: Output,
+) -> Exit {
+    let pid = look.driver().map_or_else(String::new, |pid| format!(" {pid}"));
+    let message = format!(
+        "process{pid}, which drives operation {id}, is silent, and its lease is over: nothing was \
+         done, the request to {request} is left for it, should it wake; `{}` takes the operation \
+         over, `{}` undoes it",
+        place.operation_command("resume", id),
+        place.operation_command("cancel", id)
+    );
+    output.exit_with(Exit::Held, Kind::Held.name(), &message)
 }
 
 /// Says that an operation has ended, where a request presumes that it has not.

@@ -4,7 +4,7 @@ use tidemark::Result;
 use tidemark::catalog::Verb;
 use tidemark::operation::{Desired, PausedBy, Request};
 
-use super::{Answer, Look, ask, tell_ended, tell_request, tell_waits};
+use super::{Answer, Look, ask, tell_ended, tell_request, tell_silent, tell_waits};
 use crate::args::OneArgs;
 use crate::drive::STARTS_OVER;
 use crate::exit::Exit;
@@ -43,6 +43,7 @@ pub(crate) fn run(one: &OneArgs, output: Output) -> Result<Exit> {
             tell_request(id, "pause", true, message, output)
         }
         Answer::LetGo => Ok(tell_ended(id, "pause", &Look::at(&place, id)?, output)),
-        Answer::Waits => tell_waits(id, "pause", &look, output),
+        Answer::Silent => Ok(tell_silent(&place, id, "pause", &look, output)),
+        Answer::Waits => Ok(tell_waits(id, "pause", &look, output)),
     }
 }

@@ -23,7 +23,8 @@ pub(crate) fn run(args: &ResumeArgs, output: Output) -> Result<Exit> {
     {
         return look.tell(&place, id, &ended, output);
     }
-    if let Some(pid) = look.driver() {
+    // One whose lease is over is taken over, as by the command that began the operation.
+    if let Some(pid) = look.driver().filter(|_| !look.is_silent()) {
         if !matches!(look.stored.state.desired, Desired::Paused { .. }) {
             let message = format!(
                 "operation {id} is being driven by process {pid}; watch it with `{}`",
@@ -39,8 +40,8 @@ pub(crate) fn run(args: &ResumeArgs, output: Output) -> Result<Exit> {
                 let message = format!("operation {id} is carried on by process {pid}");
                 return tell_request(id, "resume", true, message, output);
             }
-            Answer::LetGo => {}
-            Answer::Waits => return tell_waits(id, "resume", &look, output),
+            Answer::LetGo | Answer::Silent => {}
+            Answer::Waits => return Ok(tell_waits(id, "resume", &look, output)),
         }
     }
     work::carry_on(&place, id, Intent::CarryOn, &env, output)

@@ -4,7 +4,7 @@ use tidemark::Result;
 use tidemark::catalog::Catalog;
 use tidemark::operation::Request;
 
-use super::{Answer, Look, ask, tell_ended, tell_request, tell_waits};
+use super::{Answer, Look, ask, tell_ended, tell_request, tell_silent, tell_waits};
 use crate::args::SetArgs;
 use crate::exit::Exit;
 use crate::output::Output;
@@ -44,6 +44,7 @@ pub(crate) fn run(args: &SetArgs, output: Output) -> Result<Exit> {
             );
             tell_request(id, "set", false, message, output)
         }
-        Answer::Waits => tell_waits(id, "set", &look, output),
+        Answer::Silent => Ok(tell_silent(&place, id, "set", &look, output)),
+        Answer::Waits => Ok(tell_waits(id, "set", &look, output)),
     }
 }
