@@ -64,12 +64,41 @@ fn expect_words(text: &str, words: &[&str]) {
 }
 
 #[test]
+fn a_restore_of_a_chain_that_lost_a_part_is_refused_before_anything_is_recorded() {
+    let stage = Stage::new();
+    let backups = stage.folder.path().join("backups");
+    let full = std::fs::read_dir(&backups).unwrap().map(|entry| entry.unwrap().path());
+    let full = full.filter(|path| path.to_str().unwrap().ends_with("_full")).min().unwrap();
+    let table = std::fs::read_dir(full).unwrap().map(|entry| entry.unwrap().path());
+    let table = table.filter(|path| path.is_dir()).min().unwrap();
+    let part = std::fs::read_dir(table).unwrap().next().unwrap().unwrap().path();
+    std::fs::remove_file(&part).unwrap();
+    let name = part.file_name().unwrap().to_str().unwrap();
+    for more in [&["--dry-run"][..], &[]] {
+        expect_words(&stage.with(more).expect_code(13).stderr, &[name]);
+        assert!(!stage.folder.path().join("copy").exists());
+    }
+    // The same where the target is there.
+    open(&stage.folder.path().join("copy"));
+    for more in [&["--dry-run"][..], &[]] {
+        expect_words(&stage.with(more).expect_code(13).stderr, &[name]);
+    }
+    let listed = stage.tidemark.run(["operation", "list", "--target", "embedded:copy"]);
+    expect_words(&listed.expect_code(0).stdout, &["no operations"]);
+}
+
+#[test]
 fn a_second_restore_of_the_same_table_is_refused_and_a_disjoint_one_runs_beside_the_first() {
     let stage = Stage::new();
     let (running, gate) = stage.held_at(FIRST_CHUNK, &RESTORE);
     // Named by its pattern it is another operation, of the same table.
     let overlapping = stage.with(&["--table", "orders"]).expect_code(14);
     expect_words(&overlapping.stderr, &["`orders`", "reserved by operation 1"]);
+    // Neither is it recorded, nor is it planned.
+    assert!(!overlapping.stderr.contains("what was done is kept"), "{overlapping}");
+    stage.with(&["--table", "orders", "--dry-run"]).expect_code(14);
+    let listed = stage.tidemark.run(["operation", "list", "--target", "embedded:copy", "--json"]);
+    assert_eq!(listed.json_lines()[0]["operations"].as_array().unwrap().len(), 1, "{listed}");
     stage.with(&["--rename", "orders=other"]).expect_code(0);
     assert!(stage.dump("copy", "other") == stage.dump("source", "orders"));
     assert!(!stage.tables().contains("orders"), "{}", stage.tables());

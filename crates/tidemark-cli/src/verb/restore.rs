@@ -112,8 +112,11 @@ fn plan_for_missing(
     let (window, memory_bytes) = (args.drive.window(), args.memory);
     let chain = &collection.chain(&RestorePoint::parse(&options.at)?)?;
     let existing = &NothingThere;
-    let collection = collection.id();
-    RestorePlan::new(&PlanInputs { collection, chain, options, existing, window, memory_bytes })
+    let of = collection.id();
+    let inputs = PlanInputs { collection: of, chain, options, existing, window, memory_bytes };
+    let plan = RestorePlan::new(&inputs)?;
+    collection.check_present(chain)?;
+    Ok(plan)
 }
 
 /// A database that does not exist yet.

@@ -64,6 +64,11 @@ pub trait TargetLayer: Debug + Send + Sync {
         self.inner().existing(name)
     }
 
+    /// See [`Target::check_unreserved`].
+    fn check_unreserved(&self, name: &TableName) -> Result<()> {
+        self.inner().check_unreserved(name)
+    }
+
     /// See [`Target::limits`].
     fn limits(&self) -> Result<TargetLimits> {
         self.inner().limits()
@@ -127,6 +132,10 @@ impl<L: TargetLayer> Target for L {
 
     fn existing(&self, name: &TableName) -> Result<Option<ExistingTable>> {
         TargetLayer::existing(self, name)
+    }
+
+    fn check_unreserved(&self, name: &TableName) -> Result<()> {
+        TargetLayer::check_unreserved(self, name)
     }
 
     fn limits(&self) -> Result<TargetLimits> {

@@ -190,6 +190,15 @@ pub trait Target: Debug + Send + Sync {
     /// What stands under `name` now; `None` if nothing does.
     fn existing(&self, name: &TableName) -> Result<Option<ExistingTable>>;
 
+    /// Refuses a name that an unfinished operation has reserved, so that a restore can be refused
+    /// before it is recorded; [`prepare`](Self::prepare) decides. Nothing is refused by default.
+    ///
+    /// # Errors
+    /// [`Kind::InTheWay`](crate::Kind::InTheWay), naming the operation.
+    fn check_unreserved(&self, _name: &TableName) -> Result<()> {
+        Ok(())
+    }
+
     /// How much fits, so that a restore can be refused before it is recorded; no limits by default.
     fn limits(&self) -> Result<TargetLimits> {
         Ok(TargetLimits::default())

@@ -42,8 +42,10 @@ pub struct BegunRestore {
 /// point it had the first time.
 ///
 /// # Errors
-/// Everything [`RestorePlan::new`] refuses, before anything is recorded; [`Kind::Usage`] for an
-/// unfinished one with other options; what reading the collection gives.
+/// Everything [`RestorePlan::new`] refuses, before anything is recorded, and so are a chain that
+/// lost an object ([`Kind::Broken`]) and a name that another operation has reserved
+/// ([`Kind::InTheWay`]); [`Kind::Usage`] for an unfinished one with other options; what reading
+/// the collection gives.
 pub fn begin_restore(
     catalog: &dyn Catalog,
     target: Arc<dyn Target>,
@@ -65,7 +67,7 @@ pub fn begin_restore(
         return carry_on(catalog, found.id, &found.record, target, collection, &room.scratch);
     }
     let chain = collection.chain(&RestorePoint::parse(&options.at)?)?;
-    let plan = make_plan(&*target, collection.id(), &chain, options, room)
+    let plan = make_plan(&*target, &collection, &chain, options, room)
         .map_err(|error| told_as_done(catalog, &identity, options, error))?;
     let resolved = ResolvedRestore {
         collection_shown: route.collection.to_owned(),
@@ -120,7 +122,7 @@ pub fn resume_restore(
 /// The plan that the same call of [`begin_restore`] would record; nothing is written.
 ///
 /// # Errors
-/// As [`RestorePlan::new`].
+/// As [`begin_restore`].
 pub fn plan_restore(
     target: &dyn Target,
     collection: &Collection,
@@ -129,19 +131,26 @@ pub fn plan_restore(
 ) -> Result<RestorePlan> {
     options.check()?;
     let chain = collection.chain(&RestorePoint::parse(&options.at)?)?;
-    make_plan(target, collection.id(), &chain, options, room)
+    make_plan(target, collection, &chain, options, room)
 }
 
+/// The plan, once nothing that can be seen before stands against it: what is found only
+/// afterwards leaves an operation that somebody has to cancel.
 fn make_plan(
     target: &dyn Target,
-    collection: CollectionId,
+    collection: &Collection,
     chain: &Chain,
     options: &RestoreOptions,
     room: &Room,
 ) -> Result<RestorePlan> {
     let existing = &InTarget(target);
     let (window, memory_bytes) = (room.window, room.memory_bytes);
-    RestorePlan::new(&PlanInputs { collection, chain, options, existing, window, memory_bytes })
+    let of = collection.id();
+    let inputs = PlanInputs { collection: of, chain, options, existing, window, memory_bytes };
+    let plan = RestorePlan::new(&inputs)?;
+    plan.tables.iter().try_for_each(|table| target.check_unreserved(&table.target.name))?;
+    collection.check_present(chain)?;
+    Ok(plan)
 }
 
 /// Verb, collection, target, tables and renames as typed.

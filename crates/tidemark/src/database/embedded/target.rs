@@ -82,6 +82,10 @@ impl Target for EmbeddedDatabase {
         }))
     }
 
+    fn check_unreserved(&self, name: &TableName) -> Result<()> {
+        self.refuse_reserved(&*self.catalog().read()?, name)
+    }
+
     fn limits(&self) -> Result<TargetLimits> {
         let database = self.catalog().database(&*self.catalog().read()?)?;
         Ok(TargetLimits { shards_now: u64::from(database.live_shards), ..EmbeddedDatabase::LIMITS })
