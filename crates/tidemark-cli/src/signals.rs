@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::flag;
 use tidemark::executor::Stop;
 use tidemark::{Error, Kind, Result};
@@ -11,7 +11,8 @@ use tidemark::{Error, Kind, Result};
 use crate::exit::Exit;
 
 /// What the first SIGINT or SIGTERM asks to stop; after the second the process is gone,
-/// with code 130, and everything that was durable stays.
+/// with code 130, and everything that was durable stays. A SIGHUP asks as well, but no second
+/// one ends it, since a terminal that closes may send more than one.
 ///
 /// # Errors
 /// [`Kind::Fatal`] when the operating system takes no handler.
@@ -27,7 +28,20 @@ pub(crate) fn interrupt() -> Result<Stop> {
         .and_then(|_| flag::register(signal, Arc::clone(&interrupted)))
         .map_err(|cause| Error::with_source(Kind::Fatal, "catch interrupts", cause))?;
     }
+    if !ignores_hangup() {
+        flag::register(SIGHUP, Arc::clone(&interrupted))
+            .map_err(|cause| Error::with_source(Kind::Fatal, "catch interrupts", cause))?;
+    }
     Ok(Stop::from(interrupted))
+}
+
+/// Whether whoever started this process (`nohup`) wants it to outlive its terminal.
+fn ignores_hangup() -> bool {
+    // The line is a mask in hexadecimal, whose last bit stands for signal 1.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 << (SIGHUP - 1) != 0)
 }
 
 /// Makes a write beyond the limit of a file's size (`ulimit -f`) an error, as a full disk is

@@ -66,6 +66,11 @@ fn a_request_to_end_pauses_a_restore_as_an_interrupt_does() {
 }
 
 #[test]
+fn a_terminal_that_closes_pauses_a_restore_as_an_interrupt_does() {
+    check_once(Signal::HUP);
+}
+
+#[test]
 fn a_second_interrupt_stops_at_once_and_the_same_command_carries_on() {
     let folder = support::temp_folder();
     let tidemark = Tidemark::new(folder.path());
