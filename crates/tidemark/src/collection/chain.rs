@@ -84,7 +84,8 @@ fn parse_time(text: &str) -> Option<WallTime> {
 /// A time as people write it: RFC 3339 in UTC.
 pub fn show_time(time: WallTime) -> String {
     let shown = i64::try_from(time.0).ok().and_then(|time| Timestamp::from_millisecond(time).ok());
-    shown.map_or_else(|| format!("{} ms", time.0), |shown| shown.to_string())
+    // Always three decimals, so that columns of them line up.
+    shown.map_or_else(|| format!("{} ms", time.0), |shown| format!("{shown:.3}"))
 }
 
 impl fmt::Display for RestorePoint {

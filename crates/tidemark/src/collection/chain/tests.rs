@@ -103,7 +103,7 @@ fn a_point_is_found_by_name_number_and_time() {
         assert_eq!(error.kind(), Kind::NotFound);
         assert!(error.message().contains("the first is #1"), "{error}");
         assert!(error.message().contains("the last #5"), "{error}");
-        assert!(error.message().contains("2026-01-31T09:31:00Z"), "{error}");
+        assert!(error.message().contains("2026-01-31T09:31:00.000Z"), "{error}");
     }
     assert_eq!(resolve(&Vec::new(), &RestorePoint::Latest).unwrap_err().kind(), Kind::NotFound);
 }
