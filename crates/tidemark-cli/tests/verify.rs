@@ -99,7 +99,7 @@ fn every_flaw_is_told_once_on_a_line_of_its_own_and_the_chain_is_broken() {
             .find(|line| line.starts_with("  broken: `") && line.contains(name));
         let line = line.unwrap_or_else(|| panic!("no line tells of {name}: {outcome}"));
         for words in ["found ", "expected ", "put it back"] {
-            assert!(line.contains(words), "{line}");
+            assert_eq!(line.matches(words).count(), 1, "{line}");
         }
     }
     // And programs learn the same

@@ -253,7 +253,14 @@ impl RowTally {
 pub(super) fn finding_of(object: String, error: Error) -> Result<Finding> {
     match error.kind() {
         Kind::Broken | Kind::NotFound | Kind::Unsupported => {
-            Ok(Finding::flaw(Flaw::new(object, error.chain(), "a part that can be restored")))
+            let text = error.chain();
+            // One that a flaw became has its words already.
+            let told = text.split_once(&format!("`{object}`: found "));
+            let told = told.and_then(|(_, rest)| rest.split_once(", expected "));
+            Ok(Finding::flaw(match told {
+                Some((found, expected)) => Flaw::new(object, found, expected),
+                None => Flaw::new(object, text, "a part that can be restored"),
+            }))
         }
         _ => Err(error),
     }
