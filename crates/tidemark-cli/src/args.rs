@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidemark::collection::RestorePoint;
 use tidemark::collection::check::Level;
 use tidemark::ids::{CollectionId, TableName};
-use tidemark::operation::WINDOW_DEFAULT;
+use tidemark::operation::{WINDOW_DEFAULT, WINDOW_MAX};
 use tidemark::restore::PlanKind;
 use tidemark::row::LogicalType;
 
@@ -223,7 +223,7 @@ pub(crate) struct LoadArgs {
     /// Make a table that exists equal to the file: rows and columns are added, changed, dropped
     #[arg(long)]
     pub(crate) sync: bool,
-    /// Shards of a new table [default: 4]
+    /// Shards of a new table; one that exists stays as it is cut [default: 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) shards: Option<u32>,
     /// Type of a column, instead of finding it out; may be given several times
@@ -451,11 +451,16 @@ pub(crate) struct DriveArgs {
     /// Shards worked at together; `operation set` changes it while it runs [default: 10]
     ///
     /// An operation that is carried on keeps its own unless this is given.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = window())]
     pub(crate) shards_in_flight: Option<u32>,
     /// Directory that keeps the operation's state, instead of the usual place
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
+}
+
+/// Shards that can be worked at together.
+fn window() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(WINDOW_MAX))
 }
 
 impl DriveArgs {
@@ -574,7 +579,7 @@ pub(crate) struct SetArgs {
     #[command(flatten)]
     pub(crate) one: OneArgs,
     /// Shards worked at together
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = window())]
     pub(crate) shards_in_flight: u32,
 }
 
@@ -725,6 +730,8 @@ mod tests {
             "tidemark restore c --target embedded:a --continue --shards 3",
             "tidemark restore c --target embedded:a --dry-run --detach",
             "tidemark restore c --target embedded:a --shards-in-flight 0",
+            "tidemark restore c --target embedded:a --shards-in-flight 1025",
+            "tidemark operation set 1 --shards-in-flight 1025",
             "tidemark operation list --target embedded:a --source embedded:a",
             "tidemark operation list --target embedded:a --state b",
             "tidemark restore c --target postgres://host/db",
