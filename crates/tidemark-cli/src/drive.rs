@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde_json::Value;
 use tidemark::catalog::{Catalog, OperationRecord, StoredState, Verb};
 use tidemark::env::Env;
-use tidemark::executor::{self, Ended, Intent, Job};
+use tidemark::executor::{self, Ended, Intent, Job, begin};
 use tidemark::ids::OperationId;
 use tidemark::operation::{Desired, Failure, PausedBy, Phase};
+use tidemark::restore::options::ResolvedRestore;
 use tidemark::verify::VerifyOutcome;
 use tidemark::{Error, Kind, Result};
 
@@ -160,6 +161,11 @@ impl Verdict<'_> {
             Ended::Failed(failure) => {
                 let cancel = place.operation_command("cancel", id);
                 let ways = match record.verb {
+                    Verb::Restore if failure.kind == Kind::Broken => format!(
+                        "what was done is kept; {}put the object back from another copy of the \
+                         collection, then `{resume}` carries on; `{cancel}` undoes it",
+                        self.see_all()
+                    ),
                     Verb::Restore => format!(
                         "what was done is kept, and once the cause is mended `{resume}` carries \
                          on; `{cancel}` undoes it"
@@ -173,7 +179,10 @@ impl Verdict<'_> {
                          `{resume}` carries on; `{cancel}` gives it up"
                     ),
                 };
-                let message = format!("{name} failed: {}; {ways}", failure.message);
+                // Its message may begin with the name as well.
+                let told = failure.message.strip_prefix(&format!("{name}: "));
+                let told = told.unwrap_or(&failure.message);
+                let message = format!("{name} failed: {told}; {ways}");
                 Ok(output.exit_with(exit::of_kind(failure.kind), failure.kind.name(), &message))
             }
             Ended::Paused { by: PausedBy::Obstacle, why }
@@ -203,6 +212,17 @@ impl Verdict<'_> {
                 Ok(output.exit_with(Exit::Stopped, "paused", &message))
             }
         }
+    }
+
+    /// How to learn all that is wrong with the collection of a restore.
+    fn see_all(&self) -> String {
+        begin::resolved::<ResolvedRestore>(self.record).map_or_else(
+            |_| String::new(),
+            |resolved| {
+                let collection = shell::word(&from_here(&resolved.collection_shown));
+                format!("`tidemark verify {collection}` tells all that is wrong, ")
+            },
+        )
     }
 
     /// The commands that carry on: the one that was typed, if it drove the operation.

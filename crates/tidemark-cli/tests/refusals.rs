@@ -223,3 +223,39 @@ fn a_name_cannot_be_taken_during_a_pause() {
     stage.with(&[]).expect_code(0);
     assert!(stage.dump("copy", "orders") == stage.dump("source", "orders"));
 }
+
+#[test]
+fn too_little_memory_is_refused_with_the_least_that_suffices() {
+    let stage = Stage::new();
+    let refused = stage.with(&["--dry-run", "--memory", "40MiB"]).expect_code(2);
+    let least = refused.stderr.split_whitespace().rfind(|word| word.ends_with("MiB"));
+    let least = least.unwrap_or_else(|| panic!("it does not say: {refused}"));
+    stage.with(&["--dry-run", "--memory", least]).expect_code(0);
+    let mib: u32 = least.trim_end_matches("MiB").parse().unwrap();
+    let less = format!("{}MiB", mib - 1);
+    stage.with(&["--dry-run", "--memory", &less]).expect_code(2);
+}
+
+#[test]
+fn what_cannot_be_found_or_written_is_told_with_what_to_do() {
+    let stage = Stage::new();
+    let no_store = stage.tidemark.run(["backups", "s3://bucket/x"]).expect_code(2);
+    expect_words(&no_store.stderr, &["object stores", "file://"]);
+    assert!(!no_store.stderr.contains("feature"), "{no_store}");
+    let dump = ["db", "dump", "--db", "source", "--table", "orders", "--output"];
+    for output in ["nowhere/x", "backups"] {
+        let refused = stage.tidemark.run([&dump[..], &[output]].concat()).expect_code(2);
+        expect_words(&refused.stderr, &["--output", "folder"]);
+    }
+    let load =
+        ["db", "load", "--db", "source", "--table", "orders", "--sync", "--shards", "9", "x"];
+    expect_words(&stage.tidemark.run(load).stderr, &["--shards 9", "stays cut into 2 shards"]);
+    // The document that makes a folder a collection is emptied, then lost.
+    let document = stage.folder.path().join("backups/collection.json");
+    std::fs::write(&document, "").unwrap();
+    let emptied = stage.tidemark.run(["backups", "backups"]).expect_code(13);
+    expect_words(&emptied.stderr, &["collection.json", "Put the object back"]);
+    std::fs::remove_file(&document).unwrap();
+    let lost = stage.tidemark.run(["backups", "backups"]).expect_code(13);
+    expect_words(&lost.stderr, &["collection.json", "Put the object back"]);
+}

@@ -143,7 +143,13 @@ impl TableName {
 
     /// Reads `name` or `schema.name`, with `"…"` around parts that need it.
     pub fn parse(text: &str) -> Result<TableName, String> {
-        let bad = || format!("`{text}` is not a table name: expected NAME or SCHEMA.NAME");
+        let bad = || {
+            format!(
+                "`{text}` is not a table name: expected NAME or SCHEMA.NAME, of any characters; a \
+                 part with a dot or a double quote in it stands in double quotes, and a quote in \
+                 that is doubled"
+            )
+        };
         let mut parts: Vec<String> = Vec::new();
         let mut rest = text;
         loop {

@@ -86,7 +86,10 @@ impl Collection {
             Err(error) => return Err(error),
         };
         let record = document::unseal::<CollectionRecord>(COLLECTION_FILE, &bytes);
-        let record = record.map_err(|failure| in_place(&store, failure))?;
+        let record = record.map_err(|failure| match failure {
+            ReadFailure::Flawed(flaw) => unknown_collection(&store, &flaw),
+            failed @ ReadFailure::Failed(_) => in_place(&store, failed),
+        })?;
         Ok(Collection { store, record })
     }
 
@@ -519,14 +522,24 @@ fn in_place(store: &Store, failure: ReadFailure) -> Error {
     Error::from(failure).context(format!("collection {store}"))
 }
 
+/// Backups may be there, but not what they are held against.
+fn unknown_collection(store: &Store, flaw: &Flaw) -> Error {
+    let message = format!(
+        "collection {store}: {flaw}. Put the object back from another copy of the collection, where \
+         it is the same; until then nothing here can be read, and nothing is lost"
+    );
+    Error::new(Kind::Broken, message)
+}
+
 fn not_a_collection(store: &Store) -> Result<Error> {
     let found = match store.place()? {
         Place::Missing => "the folder does not exist".to_owned(),
         Place::Empty => "it is empty; nothing was ever backed up to it".to_owned(),
         Place::Occupied(names) => {
             if names.iter().any(|name| name == LOG_FOLDER) {
-                let flaw = Flaw::new(COLLECTION_FILE, "nothing, while there is a log", "it");
-                return Ok(in_place(store, flaw.into()));
+                let expected = "the document that every collection begins with";
+                let flaw = Flaw::new(COLLECTION_FILE, "nothing, while there is a log", expected);
+                return Ok(unknown_collection(store, &flaw));
             }
             format!("it holds {} but no `{COLLECTION_FILE}`", show_names(&names))
         }

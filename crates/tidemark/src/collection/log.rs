@@ -142,7 +142,8 @@ fn check_entry<'e>(
 pub(super) fn lost_race(sequence: Sequence, by: &str) -> Error {
     let message = format!(
         "commit backup {sequence}: another backup took that number ({by}); nothing of it was \
-         touched. Run the same command again: it builds on the newer backup"
+         touched. Run the same command again: it starts over at a new cut, behind the newer \
+         backup"
     );
     Error::new(Kind::Overtaken, message)
 }

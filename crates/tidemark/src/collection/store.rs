@@ -616,21 +616,13 @@ fn too_large(what: &str, found: u64, bytes_max: u64) -> Error {
 }
 
 fn missing_scheme(scheme: &str, url: &str) -> Error {
-    let feature = match scheme {
-        "s3" | "s3a" => "s3",
-        "gs" | "gcs" => "gcs",
-        "az" | "azure" | "abfs" | "abfss" => "azure",
-        "http" | "https" => "http",
-        _ => {
-            let message = format!(
-                "`{url}`: `{scheme}://` is no place for a collection; expected a path or file://"
-            );
-            return Error::new(Kind::Usage, message);
+    let refused = match scheme {
+        "s3" | "s3a" | "gs" | "gcs" | "az" | "azure" | "abfs" | "abfss" | "http" | "https" => {
+            "object stores cannot be reached yet"
         }
+        _ => "that is no place for a collection",
     };
-    let message = format!(
-        "`{url}`: this build cannot reach `{scheme}://`; it was built without the feature `{feature}`"
-    );
+    let message = format!("`{url}`: {refused}; expected a path or file:// of a local folder");
     Error::new(Kind::Usage, message)
 }
 

@@ -13,12 +13,15 @@ use crate::collection::part::PartKind;
 use crate::collection::run::{
     LinkCost, RunBudget, RunInput, RunPlan, part_memory_bytes, plan_runs, run_writer_memory_bytes,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::operation::WINDOW_MAX;
 
 /// Shards in flight below which merging beforehand is better than waiting for one another:
 /// enough for one to read while another writes.
 const WINDOW_BEFORE_MERGING: u32 = 2;
+
+/// No machine has more memory than two to the power of this, in MiB.
+const MEMORY_MIB_BITS: u32 = 24;
 
 /// Memory of the process besides the shards: code, catalog, manifests.
 const PROCESS_BYTES: u64 = 32 << 20;
@@ -99,7 +102,40 @@ pub(super) fn fit(
         }
     }
     let refused = refused.expect("at least one window was tried and refused");
-    fit_large_row(inputs, links, &costs, notices).unwrap_or(Err(refused))
+    if let Some(fitted) = fit_large_row(inputs, links, &costs, notices) {
+        return fitted;
+    }
+    let Some(least) = least_memory(inputs.memory_bytes, links, &costs) else {
+        return Err(refused);
+    };
+    let message = format!(
+        "the chain cannot be folded within the memory of {}: the least that suffices, for one shard \
+         at a time, is {}MiB",
+        ByteSize(inputs.memory_bytes),
+        least >> 20
+    );
+    Err(Error::new(Kind::Usage, message))
+}
+
+/// The least memory, in whole MiB, that one shard at a time fits with merges.
+fn least_memory(beyond: u64, links: &[Vec<TableLink<'_>>], costs: &[Vec<LinkCost>]) -> Option<u64> {
+    let fits = |mib: u64| {
+        let bytes = shard_memory_bytes(mib << 20).saturating_sub(CHUNK_BYTES);
+        let mut tables = links.iter().zip(costs);
+        tables.all(|(links, costs)| plan_runs(costs, budget(bytes, links, costs)).is_ok())
+    };
+    // More memory never fits less: the first power of two that does, then halves below it.
+    let mut below = beyond >> 20;
+    let mut least =
+        (0..=MEMORY_MIB_BITS).map(|bits| 1 << bits).find(|mib| *mib > below && fits(*mib))?;
+    while least - below > 1 {
+        let middle = below + (least - below) / 2;
+        match fits(middle) {
+            true => least = middle,
+            false => below = middle,
+        }
+    }
+    Some(least << 20)
 }
 
 /// What all shards in flight may ask for together.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use tidemark::collection::part::write_table;
 use tidemark::database::embedded::{DumpFormat, DumpReport, EmbeddedDatabase};
-use tidemark::{Error, Result};
+use tidemark::{Error, Kind, Result};
 
 use crate::args::{DumpArgs, RowFormat};
 use crate::exit::Exit;
@@ -71,6 +71,16 @@ fn to_file(database: &EmbeddedDatabase, args: &DumpArgs, path: &Path) -> Result<
     draft.push(".tidemark-draft");
     let draft = PathBuf::from(draft);
     let writing = |cause| Error::io(format!("write `{}`", path.display()), cause);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    if path.is_dir() || path.file_name().is_none() {
+        let message = format!("--output: `{}` is a folder; name a file in it", path.display());
+        return Err(Error::new(Kind::Usage, message));
+    }
+    if !folder.is_dir() {
+        let message = format!("--output: there is no folder `{}`; make it first", folder.display());
+        return Err(Error::new(Kind::Usage, message));
+    }
     let dumped = File::create(&draft).map_err(writing).and_then(|file| {
         let mut buffered = BufWriter::with_capacity(BUFFER_BYTES, &file);
         let report = dump(database, args, &mut buffered)?;
@@ -78,9 +88,7 @@ fn to_file(database: &EmbeddedDatabase, args: &DumpArgs, path: &Path) -> Result<
         drop(buffered);
         file.sync_all().map_err(writing)?;
         fs::rename(&draft, path).map_err(writing)?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = File::open(folder.unwrap_or(Path::new(".")));
-        folder.and_then(|folder| folder.sync_all()).map_err(writing)?;
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(writing)?;
         Ok(report)
     });
     if dumped.is_err() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
-use tidemark::database::embedded::{LoadMode, LoadReport, LoadRequest};
+use tidemark::database::embedded::{EmbeddedDatabase, LoadMode, LoadReport, LoadRequest};
 use tidemark::ids::TableName;
 use tidemark::row::LogicalType;
 use tidemark::{Error, Kind, Result};
@@ -45,11 +45,24 @@ pub(crate) fn run(args: LoadArgs, output: Output) -> Result<Exit> {
         request.check()?;
     }
     let database = url.open_or_create(&env)?;
+    kept_cut(&database, &request)?.into_iter().for_each(|notice| output.notice(&notice));
     let report = database.load(&request)?;
     let elapsed = env.boot_time().since(begun);
     let view = view(&request.table, &report, elapsed);
     output.summary("db load", &view, || text(&view, args.sync, elapsed))?;
     Ok(Exit::Done)
+}
+
+/// What there is to know when another number of shards is asked for than a table has.
+fn kept_cut(database: &EmbeddedDatabase, request: &LoadRequest) -> Result<Option<String>> {
+    let (LoadMode::Sync, Some(asked)) = (request.mode, request.shards) else { return Ok(None) };
+    let tables = database.tables()?;
+    let found = tables.iter().find(|table| table.name == request.table);
+    let other = found.map(|table| table.shards.len() as u64).filter(|cut| *cut != u64::from(asked));
+    Ok(other.map(|cut| {
+        let (table, cut) = (&request.table, counted(cut, "shard"));
+        format!("`--shards {asked}` is left out of account: table `{table}` stays cut into {cut}")
+    }))
 }
 
 fn types(given: Vec<(String, LogicalType)>) -> Result<BTreeMap<String, LogicalType>> {

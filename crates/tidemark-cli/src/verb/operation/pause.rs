@@ -11,7 +11,7 @@ use crate::exit::Exit;
 use crate::output::Output;
 use crate::place::{Place, system};
 
-const WHY: &str = "asked for by `tidemark operation pause`";
+const WHY: &str = "asked for with `operation pause`";
 
 pub(crate) fn run(one: &OneArgs, output: Output) -> Result<Exit> {
     let env = system();
