@@ -20,12 +20,11 @@ fn scenario(bug: Bug) -> Scenario {
         Bug::Library(bug) => match bug {
             PublishBeforeProof | WindowExceeded | ActsWithoutCommit | DoneBeforeApply
             | MarkBeyondRows | ProofSkipped | FoldOldestWins => Scenario::RestoreFold,
-            LateAnswerAccepted
-            | AnswerOfEarlierStepAccepted
-            | BarrierSkipped
-            | ProgressTurnsBack
-            | SilenceIgnored
-            | ObstacleFails => Scenario::RestoreSequential,
+            AnswerOfEarlierStepAccepted | BarrierSkipped | ProgressTurnsBack | ObstacleFails => {
+                Scenario::RestoreSequential
+            }
+            // A silent store is what attempts are given up for.
+            LateAnswerAccepted | SilenceIgnored => Scenario::ChaosStore,
             CancelAfterPublishing => Scenario::PauseCancelAnywhere,
             RetryFromZero => Scenario::TwoDrivers,
         },
