@@ -247,6 +247,7 @@ impl Writing<'_> {
             mode: change.mode,
             reason: None,
             state: draft.tells_state.then_some(digest),
+            structure: None,
             parts: Vec::new(),
             extra: serde_json::Map::new(),
         };

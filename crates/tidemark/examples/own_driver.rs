@@ -586,6 +586,7 @@ fn source_table(name: &TableName, table: &Table) -> SourceTable {
         schema: table.schema.clone(),
         shards: shards.collect(),
         digest: Some(table.rows.iter().map(|(key, row)| hasher.row(key, row)).sum()),
+        structure: None,
     }
 }
 
@@ -654,6 +655,7 @@ fn main() -> Result<()> {
         shards: vec![KeyRange::ALL],
         disposition: Disposition::Fresh,
         origin: Origin { collection: CollectionId(1), manifest: "0".repeat(64) },
+        structure: None,
     };
     let operation = OperationId(1);
     let shard = TargetShard { operation, table: name.clone(), shard: ShardIdx(0) };

@@ -49,7 +49,7 @@
 //! let after = database.snapshot(collection)?;
 //! let table = &before.tables()[0];
 //! let (id, schema, position) = (table.id, table.schema.clone(), before.position());
-//! let delta = after.delta(0, &ParentTable { id, schema, position })?;
+//! let delta = after.delta(0, &ParentTable { id, schema, position, structure: None })?;
 //! assert!(matches!(delta, Delta::Known { rows: 2, .. }));
 //! let mut changes = after.changes(0, &KeyRange::ALL, position)?;
 //! let mut batch = RowBatch::new();
@@ -171,6 +171,7 @@
 //!             shards: vec![shard],
 //!             // None: the proof of a restore folds the chain instead.
 //!             digest: None,
+//!             structure: None,
 //!         }])))
 //!     }
 //!

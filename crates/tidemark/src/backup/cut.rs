@@ -446,6 +446,7 @@ impl Carried {
             mode,
             reason,
             state: table.digest,
+            structure: table.structure.clone(),
             parts: Vec::new(),
             extra: serde_json::Map::new(),
         }
@@ -480,8 +481,12 @@ fn carry(
     if is_retyped {
         return whole("a column changed its type after the parent");
     }
-    let known =
-        ParentTable { id: before.id, schema: before.schema.clone(), position: parent.source.to };
+    let known = ParentTable {
+        id: before.id,
+        schema: before.schema.clone(),
+        position: parent.source.to,
+        structure: before.structure.clone(),
+    };
     Ok(match snapshot.delta(at, &known)? {
         Delta::Known { rows, bytes } => Carried::Delta(Work { rows, bytes }),
         Delta::Whole { reason } => Carried::Whole { reason: Some(reason) },

@@ -368,6 +368,7 @@ impl<'a> TableChain<'a> {
             id: self.table.id,
             schema: self.table.schema.clone(),
             position,
+            structure: self.table.structure.clone(),
         }
     }
 }

@@ -68,6 +68,7 @@ pub(super) fn table(id: u128, name: &str, mode: TableMode) -> TableEntry {
         mode,
         reason: None,
         state: None,
+        structure: None,
         parts: Vec::new(),
         extra: Map::new(),
     }

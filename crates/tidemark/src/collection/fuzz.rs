@@ -193,6 +193,7 @@ fn table_of(sample: &Sample, kind: BackupKind) -> Option<TableEntry> {
         mode: if delta { TableMode::Delta } else { TableMode::Whole },
         reason: None,
         state: None,
+        structure: None,
         parts: vec![sample.entry.clone()],
         extra: Map::new(),
     })

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::database::Structure;
 use crate::env::WallTime;
 use crate::ids::{CollectionId, CutId, Position, Sequence, TableId, TableName};
 use crate::row::key::hex_bytes;
@@ -148,6 +149,9 @@ pub struct TableEntry {
     /// Digest of all rows of the table at the cut, if the source told it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<Digest>,
+    /// What the source's engine says of the table beyond its columns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub structure: Option<Structure>,
     /// Parts in key order; their key ranges do not overlap.
     pub parts: Vec<PartEntry>,
     /// Fields of newer minors.

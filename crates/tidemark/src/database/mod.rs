@@ -117,6 +117,8 @@ pub struct SourceTable {
     pub shards: Vec<SourceShard>,
     /// Digest of all rows at the cut, if the source keeps one.
     pub digest: Option<Digest>,
+    /// See [`Structure`].
+    pub structure: Option<Structure>,
 }
 
 /// One range of a table of a cut.
@@ -139,6 +141,8 @@ pub struct ParentTable {
     pub schema: Schema,
     /// Position of the parent's cut.
     pub position: Position,
+    /// See [`Structure`].
+    pub structure: Option<Structure>,
 }
 
 /// Whether an increment can carry changes only.
@@ -347,6 +351,19 @@ pub struct TargetTable {
     pub disposition: Disposition,
     /// What the copy will be a copy of: recorded so that it can be rolled forward later.
     pub origin: Origin,
+    /// See [`Structure`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub structure: Option<Structure>,
+}
+
+/// What a table is beyond its columns and rows, as its own engine describes it: indexes,
+/// defaults, checks and the like. Carried as it is, and understood by that engine alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Structure {
+    /// Engine that wrote it, like `postgresql`. Others ignore it.
+    pub engine: String,
+    /// The description.
+    pub table: serde_json::Value,
 }
 
 /// The restore point that a copy stands at.

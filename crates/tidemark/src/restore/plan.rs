@@ -374,6 +374,7 @@ fn new_table(
             collection: inputs.collection,
             manifest: inputs.chain.point().entry.manifest.clone(),
         },
+        structure: entry.structure.clone(),
     };
     PlanTable {
         source_name: entry.name.clone(),
@@ -585,6 +586,7 @@ mod tests {
             shards: KeyRange::between(&[vec![5]]),
             disposition: Disposition::Fresh,
             origin: Origin { collection: CollectionId(7), manifest },
+            structure: None,
         };
         let table = PlanTable {
             source_name: name,

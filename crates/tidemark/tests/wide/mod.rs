@@ -159,6 +159,7 @@ impl WideTable {
             mode,
             reason: None,
             state: Some(self.state),
+            structure: None,
             parts: vec![part],
             extra: serde_json::Map::new(),
         }

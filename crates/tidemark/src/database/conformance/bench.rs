@@ -135,6 +135,7 @@ pub(super) fn table(text: &str, disposition: Disposition) -> TargetTable {
         shards: KeyRange::between(&[key(SPLIT)]),
         disposition,
         origin: origin(1),
+        structure: None,
     }
 }
 

@@ -85,7 +85,12 @@ fn scan(promise: Promise, snapshot: &dyn Snapshot, table: &TableName) -> Rows {
 }
 
 fn parent(table: &SourceTable, position: Position) -> ParentTable {
-    ParentTable { id: table.id, schema: table.schema.clone(), position }
+    ParentTable {
+        id: table.id,
+        schema: table.schema.clone(),
+        position,
+        structure: table.structure.clone(),
+    }
 }
 
 fn an_identity_is_for_ever(subject: &mut dyn SourceSubject, _: Capture) {

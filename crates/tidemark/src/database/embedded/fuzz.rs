@@ -85,6 +85,7 @@ pub(crate) fn record_seeds() -> Vec<Vec<u8>> {
             shards: ranges,
             disposition: Disposition::RollForward,
             origin,
+            structure: None,
         },
         generations: vec![GenerationNumber(5); 3],
         base: HiddenBase::Copied { table: TableId(9), generations: vec![GenerationNumber(4); 3] },

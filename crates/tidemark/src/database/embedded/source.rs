@@ -142,6 +142,7 @@ fn source_table(view: &TableView) -> Result<SourceTable> {
         schema: record.schema.clone(),
         shards,
         digest: Some(digest),
+        structure: None,
     })
 }
 

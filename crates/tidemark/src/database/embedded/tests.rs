@@ -110,7 +110,7 @@ fn drain(mut stream: Box<dyn RowStream + '_>) -> Vec<(Vec<u8>, ChangeOp, Vec<u8>
 /// What an increment from `position` is told of the first table of `snapshot`.
 fn parent(snapshot: &dyn Snapshot, position: Position) -> ParentTable {
     let table = &snapshot.tables()[0];
-    ParentTable { id: table.id, schema: table.schema.clone(), position }
+    ParentTable { id: table.id, schema: table.schema.clone(), position, structure: None }
 }
 
 #[track_caller]
@@ -208,7 +208,8 @@ fn check_cut(snapshot: &dyn Snapshot, oracles: &mut [Oracle], from: Option<Posit
         assert_eq!(found, oracle.expected_rows());
         assert_eq!(table.digest.unwrap().rows, oracle.rows.len() as u64);
         if let Some(from) = from {
-            let asked = ParentTable { id: table.id, schema: schema(), position: from };
+            let asked =
+                ParentTable { id: table.id, schema: schema(), position: from, structure: None };
             let delta = snapshot.delta(at, &asked).unwrap();
             assert!(
                 matches!(delta, Delta::Known { rows, .. } if rows == oracle.changed.len() as u64),

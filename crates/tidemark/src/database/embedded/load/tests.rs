@@ -136,7 +136,8 @@ impl TakenCut {
     fn changes_since(&self, parent: &TakenCut) -> Option<BTreeMap<Vec<u8>, Option<Vec<u8>>>> {
         let position = parent.snapshot.position();
         let (id, schema) = (parent.table.id, parent.table.schema.clone());
-        let delta = self.snapshot.delta(0, &ParentTable { id, schema, position }).unwrap();
+        let delta =
+            self.snapshot.delta(0, &ParentTable { id, schema, position, structure: None }).unwrap();
         if let Delta::Whole { .. } = delta {
             return None;
         }

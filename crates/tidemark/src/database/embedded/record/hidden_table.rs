@@ -84,6 +84,7 @@ fn record(base: HiddenBase) -> HiddenTableRecord {
             shards: KeyRange::between(&[vec![0, 255]]),
             disposition: Disposition::RollForward,
             origin: Origin { collection: CollectionId(8), manifest: "ab".to_owned() },
+            structure: None,
         },
         generations: vec![GenerationNumber(5), GenerationNumber(6)],
         base,

@@ -151,6 +151,7 @@ fn plan(disposition: Disposition, point: u32) -> TargetTable {
         shards: KeyRange::between(&[key(100), key(200)]),
         disposition,
         origin: Origin { collection: CollectionId(1), manifest: format!("{point:064x}") },
+        structure: None,
     }
 }
 
@@ -427,7 +428,12 @@ fn a_published_table_is_whole_in_the_next_increment_and_a_delta_afterwards() {
     restore_copy(database, Publish::Visible);
     let parent = |snapshot: &dyn crate::database::Snapshot, position| {
         let table = &snapshot.tables()[0];
-        crate::database::ParentTable { id: table.id, schema: table.schema.clone(), position }
+        crate::database::ParentTable {
+            id: table.id,
+            schema: table.schema.clone(),
+            position,
+            structure: None,
+        }
     };
     let first = database.snapshot(collection).unwrap();
     let delta = first.delta(0, &parent(&*first, before)).unwrap();
