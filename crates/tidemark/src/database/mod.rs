@@ -19,6 +19,8 @@ pub mod conformance;
 pub mod embedded;
 mod layer;
 pub mod mark;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 
 pub use layer::TargetLayer;
 pub use mark::{LinkTally, Mark, RangeDigest};
