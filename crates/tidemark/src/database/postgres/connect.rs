@@ -187,7 +187,7 @@ impl Server {
             );
             return Err(Error::new(Kind::Unsupported, message));
         }
-        Ok(Session { client, version, backend: facts.get(1) })
+        Ok(Session { client, version, backend: facts.get(1), name: String::new() })
     }
 }
 
@@ -202,6 +202,7 @@ pub struct Session {
     client: Client,
     version: u32,
     backend: i32,
+    name: String,
 }
 
 impl Session {
@@ -218,6 +219,16 @@ impl Session {
     /// The server's process of this session.
     pub fn backend(&self) -> i32 {
         self.backend
+    }
+
+    /// What the session was [called](Self::set_name) last; empty at first.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Remembers what the session calls itself now.
+    pub(crate) fn set_name(&mut self, name: &str) {
+        name.clone_into(&mut self.name);
     }
 
     /// Whether the connection is known to be lost.

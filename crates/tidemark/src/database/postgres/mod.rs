@@ -2,16 +2,19 @@
 //!
 //! A [`Server`] is a parsed URL, a [`Session`] one connection with the settings that values
 //! depend on pinned. [`catalog`] reads what tables there are; [`types`] decides how each
-//! column travels and translates rows from and to the two forms of `COPY`.
+//! column travels and translates rows from and to the two forms of `COPY`. [`PostgresTarget`]
+//! is the database as a target of restores.
 
 pub mod catalog;
 pub mod connect;
 pub mod error;
 pub(crate) mod pgpass;
+pub mod target;
 mod tls;
 pub mod types;
 
 pub use connect::{Purpose, Server, Session};
+pub use target::PostgresTarget;
 
 /// What [`Structure::engine`](crate::database::Structure::engine) says for this engine.
 pub const ENGINE: &str = "postgresql";

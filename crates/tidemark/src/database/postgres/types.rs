@@ -134,12 +134,21 @@ pub struct NativeColumn {
 impl NativeColumn {
     /// What to select so that the value comes in its form.
     pub fn selected(&self) -> String {
+        self.in_its_form(&quoted(&self.name))
+    }
+
+    /// The same from one of several tables, by its alias.
+    pub fn selected_of(&self, alias: &str) -> String {
+        self.in_its_form(&format!("{alias}.{}", quoted(&self.name)))
+    }
+
+    fn in_its_form(&self, value: &str) -> String {
         match self.wire {
             // Not a cast: casts of `inet`, `"char"` and of users' types print something else.
             // Both functions give NULL for NULL, also for a composite of NULLs, which
             // `IS NULL` would not tell from NULL.
-            Wire::Printed => format!("textin({}({}))", self.output, quoted(&self.name)),
-            _ => quoted(&self.name),
+            Wire::Printed => format!("textin({}({value}))", self.output),
+            _ => value.to_owned(),
         }
     }
 
@@ -154,8 +163,13 @@ impl NativeColumn {
         }
     }
 
-    /// SQL for a key value of this column, in the type of the column.
-    pub fn constant(&self, text: &str) -> String {
-        format!("{}::{}", literal(text), self.native)
+    /// A value of the column as SQL, to be compared with [`ordered`](Self::ordered).
+    pub fn key_constant(&self, text: &str) -> String {
+        match self.wire {
+            Wire::Text | Wire::Jsonb | Wire::Printed => literal(text),
+            // `bigint` also for narrower integers, which a bound may lie beyond.
+            Wire::Int2 | Wire::Int4 | Wire::Int8 => format!("{}::int8", literal(text)),
+            _ => format!("{}::{}", literal(text), self.native),
+        }
     }
 }
