@@ -363,11 +363,13 @@ pub(crate) struct BackupsArgs {
         tidemark restore backups/shop --target embedded:shop --rename orders=orders_before\n  \
         tidemark restore backups/shop --target embedded:copy --at 2026-01-31T09:30:00Z\n  \
         tidemark restore backups/shop --target embedded:copy --continue\n  \
-        tidemark restore backups/shop --target embedded:copy --dry-run")]
+        tidemark restore backups/shop --target embedded:copy --dry-run\n  \
+        tidemark restore backups/shop --target postgres://me@host/shop --into-schema yesterday")]
 pub(crate) struct RestoreArgs {
     /// Collection, a path or file:// URL
     pub(crate) collection: String,
-    /// Database to restore into, for example embedded:DIR; made if it is missing
+    /// Database to restore into: embedded:DIR, made if it is missing, or
+    /// postgres://USER@HOST:PORT/DATABASE, with the password in PGPASSWORD or ~/.pgpass
     #[arg(long, value_name = "DATABASE")]
     pub(crate) target: DatabaseUrl,
     /// Restore point: a backup's name or number, latest, or a time (the newest before it)
@@ -379,6 +381,9 @@ pub(crate) struct RestoreArgs {
     /// Restore table A under the name B; may be given several times
     #[arg(long = "rename", value_name = "A=B", value_parser = rename)]
     pub(crate) renames: Vec<(String, String)>,
+    /// Restore every table into that schema, under its own name
+    #[arg(long, value_name = "SCHEMA")]
+    pub(crate) into_schema: Option<String>,
     /// Shards per table [default: by size]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) shards: Option<u32>,
@@ -734,7 +739,6 @@ mod tests {
             "tidemark operation set 1 --shards-in-flight 1025",
             "tidemark operation list --target embedded:a --source embedded:a",
             "tidemark operation list --target embedded:a --state b",
-            "tidemark restore c --target postgres://host/db",
             "tidemark restore c --target elsewhere",
             "tidemark restore c --target embedded:a --at yesterday",
             "tidemark verify c --level everything",

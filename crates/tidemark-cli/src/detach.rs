@@ -56,6 +56,7 @@ pub(crate) fn start(
     let mut child = Command::new(program)
         .args(place.operation_args("resume", id))
         .arg("--own-session")
+        .envs(place.password().map(|password| ("PGPASSWORD", password)))
         .stdin(Stdio::null())
         .stdout(file.try_clone().map_err(opening)?)
         .stderr(file)

@@ -9,7 +9,10 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use tidemark::catalog::{Catalog, LmdbCatalog};
+use tidemark::database::Target;
 use tidemark::database::embedded::{EmbeddedDatabase, EmbeddedOptions};
+#[cfg(feature = "postgres")]
+use tidemark::database::postgres::{PostgresTarget, Server};
 use tidemark::env::{Env, SystemEnv};
 use tidemark::ids::{OperationId, Txn};
 use tidemark::operation::Request;
@@ -23,6 +26,20 @@ use crate::shell::word;
 pub(crate) enum DatabaseUrl {
     /// `embedded:DIR`.
     Embedded(PathBuf),
+    /// `postgres://USER@HOST:PORT/DATABASE`.
+    Postgres(PostgresUrl),
+}
+
+/// The URL of a PostgreSQL database; shown without its password.
+///
+/// Nothing of it is checked before it is used: whoever refuses an argument repeats it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct PostgresUrl(String);
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl FromStr for DatabaseUrl {
@@ -36,10 +53,14 @@ impl FromStr for DatabaseUrl {
             };
         }
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            let message = "this build has no PostgreSQL driver yet; it knows embedded:DIR";
+            if cfg!(feature = "postgres") {
+                return Ok(DatabaseUrl::Postgres(PostgresUrl(text.to_owned())));
+            }
+            let message = "this build has no PostgreSQL driver; it knows embedded:DIR";
             return Err(message.to_owned());
         }
-        Err("not a database: expected embedded:DIR".to_owned())
+        Err("not a database: expected embedded:DIR or postgres://USER@HOST:PORT/DATABASE"
+            .to_owned())
     }
 }
 
@@ -47,6 +68,7 @@ impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DatabaseUrl::Embedded(dir) => write!(f, "embedded:{}", dir.display()),
+            DatabaseUrl::Postgres(url) => fmt::Display::fmt(url, f),
         }
     }
 }
@@ -57,36 +79,130 @@ impl DatabaseUrl {
     /// # Errors
     /// [`Kind::Fatal`] when the current directory is gone.
     pub(crate) fn absolute(&self) -> Result<DatabaseUrl> {
-        let DatabaseUrl::Embedded(dir) = self;
-        Ok(DatabaseUrl::Embedded(absolute(dir)?))
+        Ok(match self {
+            DatabaseUrl::Embedded(dir) => DatabaseUrl::Embedded(absolute(dir)?),
+            DatabaseUrl::Postgres(url) => DatabaseUrl::Postgres(url.clone()),
+        })
     }
 
-    /// Opens a database that is there.
+    /// The directory of an embedded database.
     ///
     /// # Errors
-    /// As [`EmbeddedDatabase::open`].
+    /// [`Kind::Usage`] for another one.
+    fn directory(&self) -> Result<&Path> {
+        match self {
+            DatabaseUrl::Embedded(dir) => Ok(dir),
+            DatabaseUrl::Postgres(_) => {
+                let message = format!("`{self}` is no embedded database, which this needs");
+                Err(Error::new(Kind::Usage, message))
+            }
+        }
+    }
+
+    /// Opens an embedded database that is there.
+    ///
+    /// # Errors
+    /// As [`EmbeddedDatabase::open`]; [`Kind::Usage`] for another database.
     pub(crate) fn open(&self, env: &Arc<dyn Env>) -> Result<Arc<EmbeddedDatabase>> {
-        let DatabaseUrl::Embedded(dir) = self;
-        open_database(dir, env)
+        open_database(self.directory()?, env)
     }
 
-    /// Opens the database, or makes it.
+    /// Opens the embedded database, or makes it.
     ///
     /// # Errors
-    /// As [`EmbeddedDatabase::open_or_create`].
+    /// As [`EmbeddedDatabase::open_or_create`]; [`Kind::Usage`] for another database.
     pub(crate) fn open_or_create(&self, env: &Arc<dyn Env>) -> Result<Arc<EmbeddedDatabase>> {
-        let DatabaseUrl::Embedded(dir) = self;
         let options = EmbeddedOptions::default();
+        let dir = self.directory()?;
         EmbeddedDatabase::open_or_create(dir, Arc::clone(env), options).map(Arc::new)
     }
 
     /// Whether nothing is where the database would be.
     pub(crate) fn is_missing(&self) -> bool {
-        let DatabaseUrl::Embedded(dir) = self;
+        // A server's database is somebody else's to make.
+        let DatabaseUrl::Embedded(dir) = self else { return false };
         std::fs::read_dir(dir).map_or_else(
             |cause| cause.kind() == std::io::ErrorKind::NotFound,
             |mut entries| entries.next().is_none(),
         )
+    }
+}
+
+/// A database that a restore goes into, and where the restore is recorded.
+pub(crate) struct OpenTarget {
+    pub(crate) target: Arc<dyn Target>,
+    pub(crate) place: Place,
+    /// Folder for what an operation does not keep in memory.
+    pub(crate) scratch: PathBuf,
+}
+
+impl DatabaseUrl {
+    /// Opens a target, an embedded one made if it is missing; `state` is `--state`.
+    ///
+    /// # Errors
+    /// What opening the database or the state gives.
+    pub(crate) fn open_target(
+        &self,
+        state: Option<&Path>,
+        env: &Arc<dyn Env>,
+    ) -> Result<OpenTarget> {
+        match self {
+            DatabaseUrl::Embedded(_) => {
+                let shown = self.absolute()?;
+                let database = self.open_or_create(env)?;
+                let place = Place::of_database(&database, "--target", &shown, state, env)?;
+                let scratch = database.scratch_dir();
+                Ok(OpenTarget { target: database, place, scratch })
+            }
+            DatabaseUrl::Postgres(url) => {
+                let place = Place::of_state(state, env)?.with_password_of(url);
+                let target = url.target(&place, env)?;
+                let scratch = place.scratch();
+                Ok(OpenTarget { target, place, scratch })
+            }
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl PostgresUrl {
+    /// Opens the database as a target of the operations in `place`.
+    ///
+    /// # Errors
+    /// What connecting gives.
+    pub(crate) fn target(&self, place: &Place, env: &Arc<dyn Env>) -> Result<Arc<dyn Target>> {
+        let server = Server::parse(&self.0)?;
+        Ok(Arc::new(PostgresTarget::open(server, &place.scope(&**env)?)?))
+    }
+
+    fn password(&self) -> Option<String> {
+        Server::password_of(&self.0)
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&Server::without_password(&self.0))
+    }
+}
+
+/// Without the driver no such URL is ever read.
+#[cfg(not(feature = "postgres"))]
+impl PostgresUrl {
+    pub(crate) fn target(&self, _: &Place, _: &Arc<dyn Env>) -> Result<Arc<dyn Target>> {
+        Err(Error::new(Kind::Unsupported, "this build has no PostgreSQL driver"))
+    }
+
+    fn password(&self) -> Option<String> {
+        None
+    }
+}
+
+#[cfg(not(feature = "postgres"))]
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("postgres://")
     }
 }
 
@@ -132,7 +248,20 @@ pub(crate) struct Place {
     dir: PathBuf,
     /// What to add to `tidemark operation …`: `--target embedded:DIR`; empty for the default.
     locator: Vec<String>,
+    password: Option<Secret>,
 }
+
+/// What nobody is shown.
+struct Secret(String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+/// Digits of a scope.
+const SCOPE_LEN: usize = 8;
 
 impl Place {
     /// Where an operation on `database` is recorded, unless `state` says otherwise.
@@ -154,13 +283,14 @@ impl Place {
             let place = Place::in_directory(dir, state_locator(dir), catalog)?;
             return Ok(Place { database: Some(Arc::clone(database)), ..place });
         }
-        let DatabaseUrl::Embedded(dir) = url;
+        let dir = url.directory()?.to_owned();
         Ok(Place {
             catalog: LmdbCatalog::of_database(database, Arc::clone(env))?,
             database: Some(Arc::clone(database)),
             logs: dir.join("locks"),
-            dir: dir.clone(),
+            dir,
             locator: vec![option.to_owned(), url.to_string()],
+            password: None,
         })
     }
 
@@ -183,20 +313,73 @@ impl Place {
     /// [`Kind::NotFound`] for a database that is not there.
     pub(crate) fn find(location: &LocationArgs, env: &Arc<dyn Env>) -> Result<Option<Place>> {
         for (option, url) in [("--target", &location.target), ("--source", &location.source)] {
+            if let Some(DatabaseUrl::Postgres(url)) = url {
+                // Of these the state directory keeps the operations.
+                let found = Place::find_in_state(location.state.as_deref(), env)?;
+                return Ok(found.map(|place| place.with_password_of(url)));
+            }
             if let Some(url) = url {
                 let database = url.open(env)?;
                 return Place::of_database(&database, option, url, None, env).map(Some);
             }
         }
-        let dir = match &location.state {
-            Some(dir) => dir.clone(),
+        Place::find_in_state(location.state.as_deref(), env)
+    }
+
+    fn find_in_state(state: Option<&Path>, env: &Arc<dyn Env>) -> Result<Option<Place>> {
+        let dir = match state {
+            Some(dir) => dir.to_owned(),
             None => state_home()?,
         };
         // Looking must not leave a directory behind.
         if !dir.join("data.mdb").exists() {
             return Ok(None);
         }
-        Place::of_state(location.state.as_deref(), env).map(Some)
+        Place::of_state(state, env).map(Some)
+    }
+
+    /// The same, so that processes in the background get the password of `url`.
+    #[must_use]
+    pub(crate) fn with_password_of(mut self, url: &PostgresUrl) -> Place {
+        self.password = url.password().map(Secret);
+        self
+    }
+
+    /// A password that was in a URL, for the environment of processes in the background: their
+    /// arguments are seen by everybody.
+    pub(crate) fn password(&self) -> Option<&str> {
+        self.password.as_ref().map(|Secret(password)| &**password)
+    }
+
+    /// A name that no other directory of operations has: their numbers begin with 1 in each.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub(crate) fn scope(&self, env: &dyn Env) -> Result<String> {
+        let path = self.dir.join("scope");
+        let failed = |cause| Error::io(format!("name the state in `{}`", path.display()), cause);
+        loop {
+            match std::fs::read_to_string(&path) {
+                Ok(scope) if scope.len() == SCOPE_LEN => return Ok(scope),
+                // Half written by a process that died: no restore was begun with it.
+                Ok(_) => std::fs::remove_file(&path).map_err(failed)?,
+                Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {}
+                Err(cause) => return Err(failed(cause)),
+            }
+            let scope = format!("{:08x}", env.random() as u32);
+            let new = self.dir.join(format!("scope.{}", std::process::id()));
+            std::fs::write(&new, &scope).map_err(failed)?;
+            std::fs::File::open(&new).and_then(|file| file.sync_all()).map_err(failed)?;
+            // Of two that come at once the first one's stays.
+            match std::fs::hard_link(&new, &path) {
+                Err(cause) if cause.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(failed(cause));
+                }
+                _ => std::fs::remove_file(&new).map_err(failed)?,
+            }
+            let dir = std::fs::File::open(&self.dir).map_err(failed)?;
+            dir.sync_all().map_err(failed)?;
+        }
     }
 
     /// The place and the operation that `one` names.
@@ -227,7 +410,7 @@ impl Place {
         let catalog = catalog
             .map_err(|error| error.context(format!("open the state in `{}`", dir.display())))?;
         let (logs, dir) = (dir.join("locks"), dir.to_owned());
-        Ok(Place { catalog, database: None, logs, dir, locator })
+        Ok(Place { catalog, database: None, logs, dir, locator, password: None })
     }
 
     /// Folder for what an operation does not keep in memory; made when it is needed.
@@ -311,10 +494,20 @@ mod tests {
         let url: DatabaseUrl = "embedded:a b/c".parse().unwrap();
         assert_eq!(url, DatabaseUrl::Embedded(PathBuf::from("a b/c")));
         assert_eq!(url.to_string(), "embedded:a b/c");
-        for text in ["embedded:", "shop", "mysql://x", "postgres://x", "postgresql://x/y"] {
+        for text in ["embedded:", "shop", "mysql://x"] {
             let refusal = text.parse::<DatabaseUrl>().unwrap_err();
             assert!(refusal.contains("embedded:DIR"), "{refusal}");
         }
+    }
+
+    #[test]
+    #[cfg(feature = "postgres")]
+    fn a_password_in_a_url_is_never_shown() {
+        let url: DatabaseUrl = "postgres://me:secret@h/db?sslmode=disable".parse().unwrap();
+        assert_eq!(url.to_string(), "postgres://me@h/db?sslmode=disable");
+        assert!(!format!("{url:?} {:?}", url.absolute().unwrap()).contains("secret"));
+        // Also where it makes no sense: what refuses an argument repeats it.
+        assert!("postgres://me:secret@h:port/?x".parse::<DatabaseUrl>().is_ok());
     }
 
     #[test]

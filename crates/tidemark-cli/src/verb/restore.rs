@@ -6,7 +6,7 @@ use serde::Serialize;
 use tidemark::Result;
 use tidemark::collection::{Collection, RestorePoint, Store};
 use tidemark::database::embedded::EmbeddedDatabase;
-use tidemark::database::{ExistingTable, Target, TargetLimits};
+use tidemark::database::{ExistingTable, TargetLimits};
 use tidemark::env::Env;
 use tidemark::executor::Intent;
 use tidemark::ids::TableName;
@@ -18,7 +18,7 @@ use crate::detach;
 use crate::drive::{Drive, drive};
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::place::{Place, absolute_collection, system};
+use crate::place::{OpenTarget, absolute_collection, system};
 
 pub(crate) fn run(args: &RestoreArgs, output: Output) -> Result<Exit> {
     let env = system();
@@ -34,12 +34,10 @@ pub(crate) fn run(args: &RestoreArgs, output: Output) -> Result<Exit> {
         plan_for_missing(args, &collection, &options)?;
     }
     let target_shown = args.target.absolute()?;
-    let database = args.target.open_or_create(&env)?;
-    let state = args.drive.state.as_deref();
-    let place = Place::of_database(&database, "--target", &target_shown, state, &env)?;
+    let opened = args.target.open_target(args.drive.state.as_deref(), &env)?;
+    let OpenTarget { target, place, scratch } = opened;
     let window = args.drive.window();
-    let room = Room { window, memory_bytes: args.memory, scratch: database.scratch_dir() };
-    let target: Arc<dyn Target> = database;
+    let room = Room { window, memory_bytes: args.memory, scratch };
     let route = Route { collection: &shown, target: &target_shown.to_string() };
     let begun = begin_restore(&place.catalog, target, collection, route, &options, &room, &*env)?;
     if begun.is_resumed {
@@ -64,6 +62,7 @@ fn options(args: &RestoreArgs) -> RestoreOptions {
         at: args.at.clone(),
         tables: args.tables.clone(),
         renames: args.renames.clone(),
+        into_schema: args.into_schema.clone(),
         shards: args.shards,
         plan: args.plan,
         replace: args.replace,
@@ -92,9 +91,9 @@ fn dry_run(
         // The restore would make the database; a look at the plan does not.
         plan_for_missing(args, collection, options)?
     } else {
-        let database = args.target.open(env)?;
-        let room = Room { window, memory_bytes, scratch: database.scratch_dir() };
-        plan_restore(&*database, collection, options, &room)?
+        let opened = args.target.open_target(args.drive.state.as_deref(), env)?;
+        let room = Room { window, memory_bytes, scratch: opened.scratch };
+        plan_restore(&*opened.target, collection, options, &room)?
     };
     let total = plan.planned().total();
     let shards = plan.steps.iter().map(|step| step.shards.len() as u64).sum();

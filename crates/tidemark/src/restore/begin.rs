@@ -157,7 +157,10 @@ fn make_plan(
 fn identity(collection: CollectionId, target: &str, options: &RestoreOptions) -> String {
     let typed = (&options.tables, &options.renames);
     let typed = serde_json::to_string(&typed).expect("options are plain data");
-    format!("restore|{collection}|{target}|{typed}")
+    match &options.into_schema {
+        None => format!("restore|{collection}|{target}|{typed}"),
+        Some(schema) => format!("restore|{collection}|{target}|{typed}|{schema}"),
+    }
 }
 
 /// What tells a restore from others in a list: "restore of `x` at #3 into `y`, `a` as `b`".

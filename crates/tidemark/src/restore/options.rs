@@ -18,6 +18,9 @@ pub struct RestoreOptions {
     pub tables: Vec<String>,
     /// Pairs of a table's name in the backup and the name it gets.
     pub renames: Vec<(String, String)>,
+    /// Schema that every table without a rename of its own goes into, under its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub into_schema: Option<String>,
     /// Shards per table; by size if none.
     pub shards: Option<u32>,
     /// How; `fold` for a new copy and `sequential` for rolling forward if none.
@@ -36,6 +39,7 @@ impl Default for RestoreOptions {
             at: "latest".to_owned(),
             tables: Vec::new(),
             renames: Vec::new(),
+            into_schema: None,
             shards: None,
             plan: None,
             replace: false,
@@ -117,6 +121,9 @@ impl RestoreOptions {
         }
         if self.shards == Some(0) {
             return refuse("--shards is at least 1");
+        }
+        if self.into_schema.as_deref().is_some_and(|schema| TableName::new(schema, "t").is_none()) {
+            return refuse("--into-schema: the name of a schema is not empty");
         }
         self.parsed_renames().map(|_| ())
     }

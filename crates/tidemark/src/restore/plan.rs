@@ -284,7 +284,13 @@ fn target_names(options: &RestoreOptions, chains: &[TableChain<'_>]) -> Result<V
     }
     let renamed = |name: &TableName| {
         let rename = renames.iter().find(|(from, _)| from == name);
-        rename.map_or_else(|| name.clone(), |(_, to)| to.clone())
+        match (rename, &options.into_schema) {
+            (Some((_, to)), _) => to.clone(),
+            (None, Some(schema)) => {
+                TableName::new(schema, name.name()).expect("the schema is a name: checked")
+            }
+            (None, None) => name.clone(),
+        }
     };
     let names: Vec<TableName> = chains.iter().map(|chain| renamed(&chain.table.name)).collect();
     let mut seen = std::collections::BTreeSet::new();

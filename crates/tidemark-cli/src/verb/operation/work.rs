@@ -1,10 +1,12 @@
 //! The work of a recorded operation, opened again from what was recorded.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tidemark::backup::{resolved_backup, resume_backup};
 use tidemark::catalog::{Catalog, Verb};
 use tidemark::collection::{Collection, Store};
+use tidemark::database::Target;
 use tidemark::database::embedded::EmbeddedDatabase;
 use tidemark::env::Env;
 use tidemark::executor::{Intent, Undo, begin};
@@ -35,14 +37,12 @@ pub(super) fn carry_on(
     match record.verb {
         Verb::Restore => {
             let resolved: ResolvedRestore = begin::resolved(&record)?;
-            let target = database(place, &resolved.target_shown, env)?;
+            let (target, scratch) = target(place, &resolved.target_shown, env)?;
             if intent == Intent::Cancel {
-                let scratch = target.scratch_dir();
                 let job = &undo_restore(target, &scratch);
                 return drive(&Drive { place, id, job, intent, notices: &[] }, env, output);
             }
             let collection = collection(&resolved.collection_shown)?;
-            let scratch = target.scratch_dir();
             let begun = resume_restore(&place.catalog, id, target, collection, &scratch)?;
             let (job, notices) = (&begun.job, &begun.notices);
             drive(&Drive { place, id, job, intent, notices }, env, output)
@@ -86,6 +86,16 @@ fn is_moot(error: &Error, intent: Intent) -> bool {
 fn end(place: &Place, id: OperationId, env: &Arc<dyn Env>, output: Output) -> Result<Exit> {
     let job = &Undo::new(|| place.catalog.allocate_epoch(), |_| Ok(TaskOutcome::Discarded));
     drive(&Drive { place, id, job, intent: Intent::Cancel, notices: &[] }, env, output)
+}
+
+/// The target of a recorded restore, and the folder for what it does not keep in memory.
+fn target(place: &Place, shown: &str, env: &Arc<dyn Env>) -> Result<(Arc<dyn Target>, PathBuf)> {
+    if let Ok(DatabaseUrl::Postgres(url)) = shown.parse() {
+        return Ok((url.target(place, env)?, place.scratch()));
+    }
+    let database = database(place, shown, env)?;
+    let scratch = database.scratch_dir();
+    Ok((database, scratch))
 }
 
 /// The database that the operation is recorded in, or the one it names.

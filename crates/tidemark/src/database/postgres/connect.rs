@@ -143,6 +143,35 @@ impl Server {
         Ok(Server { config, trust, shown })
     }
 
+    /// A URL as it was typed, but for its password: it can be written down and read again.
+    pub fn without_password(url: &str) -> String {
+        let (base, query) = url.split_once('?').map_or((url, None), |(a, b)| (a, Some(b)));
+        let base = match base.split_once("://") {
+            Some((scheme, rest)) => match rest.split_once('@') {
+                Some((who, place)) => {
+                    let user = who.split_once(':').map_or(who, |(user, _)| user);
+                    format!("{scheme}://{user}@{place}")
+                }
+                None => base.to_owned(),
+            },
+            None => base.to_owned(),
+        };
+        let kept = |pair: &&str| !pair.is_empty() && !pair.starts_with("password=");
+        let query: Vec<&str> =
+            query.into_iter().flat_map(|it| it.split('&')).filter(kept).collect();
+        match query.is_empty() {
+            true => base,
+            false => format!("{base}?{}", query.join("&")),
+        }
+    }
+
+    /// The password that the URL itself has, if any; not that of the environment.
+    pub fn password_of(url: &str) -> Option<String> {
+        let (url, _) = split_tls(url).ok()?;
+        let config: Config = url.parse().ok()?;
+        config.get_password().and_then(|it| String::from_utf8(it.to_vec()).ok())
+    }
+
     /// The URL without its password and parameters, for people.
     pub fn shown(&self) -> &str {
         &self.shown
@@ -361,6 +390,21 @@ mod tests {
         assert_eq!(server.shown(), "postgres://me@h.example:5433/db");
         let all = format!("{server:?} {} {:?}", server.shown(), server.config());
         assert!(!all.contains("s@cret") && !all.contains("s%40cret"), "{all}");
+    }
+
+    #[test]
+    fn a_url_is_written_down_without_its_password_and_reads_back() {
+        for (url, written) in [
+            ("postgres://me:pw@h:1/db?sslmode=disable", "postgres://me@h:1/db?sslmode=disable"),
+            ("postgres://me@h/db", "postgres://me@h/db"),
+            ("postgres://h/db?password=pw&user=me", "postgres://h/db?user=me"),
+            ("postgres:///db", "postgres:///db"),
+        ] {
+            assert_eq!(Server::without_password(url), written);
+            assert!(Server::parse(written).is_ok());
+        }
+        assert_eq!(Server::password_of("postgres://me:p%40w@h/db"), Some("p@w".to_owned()));
+        assert_eq!(Server::password_of("postgres://me@h/db"), None);
     }
 
     #[test]

@@ -35,6 +35,7 @@ mod seal;
 
 use std::fmt;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::database::postgres::catalog::{self, DatabaseFacts};
 use crate::database::postgres::error::failed;
@@ -55,18 +56,19 @@ pub struct PostgresTarget {
     /// Whose operations these are: their numbers count per catalog.
     scope: String,
     idle: Mutex<Vec<Session>>,
+    /// Whether the schema `tidemark` is known to be there.
+    has_records: AtomicBool,
     hidden: HiddenCache,
 }
 
 impl PostgresTarget {
-    /// Connects, and makes the schema `tidemark` if it is not there yet.
+    /// Connects. The schema `tidemark` is made when something is to be remembered.
     ///
     /// `scope` tells operations of several catalogs apart, whose numbers may be the same; it is
     /// of letters, digits and underscores, and empty for a catalog in this very database.
     ///
     /// # Errors
-    /// As [`Server::connect`]; [`Kind::Blocked`] for a role that may not make schemas here, or
-    /// a standby.
+    /// As [`Server::connect`]; [`Kind::Blocked`] for a standby.
     pub fn open(server: Server, scope: &str) -> Result<PostgresTarget> {
         let is_plain = scope.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         if !is_plain || scope.len() > 24 {
@@ -82,12 +84,13 @@ impl PostgresTarget {
             );
             return Err(Error::new(Kind::Blocked, message));
         }
-        records::create(&mut session)?;
+        let has_records = AtomicBool::new(records::are_there(&mut session)?);
         Ok(PostgresTarget {
             server,
             database,
             scope: scope.to_owned(),
             idle: Mutex::new(vec![session]),
+            has_records,
             hidden: HiddenCache::default(),
         })
     }
@@ -125,6 +128,17 @@ impl PostgresTarget {
         }
     }
 
+    /// The same once the schema `tidemark` is there.
+    fn with_records<T>(&self, work: impl FnOnce(&mut Session) -> Result<T>) -> Result<T> {
+        self.with(|session| {
+            if !self.has_records.load(Ordering::Acquire) {
+                records::create(session)?;
+                self.has_records.store(true, Ordering::Release);
+            }
+            work(session)
+        })
+    }
+
     /// Runs `work` on a session. A transaction that it left open is rolled back by the client.
     fn with<T>(&self, work: impl FnOnce(&mut Session) -> Result<T>) -> Result<T> {
         let mut session = self.session()?;
@@ -149,7 +163,7 @@ impl Target for PostgresTarget {
     }
 
     fn allocate_txn(&self) -> Result<Txn> {
-        self.with(|session| {
+        self.with_records(|session| {
             let sql = "SELECT nextval('tidemark.txn')";
             let row = session.client().query_one(sql, &[]).map_err(failed("take a number"))?;
             Ok(Txn(row.get::<_, i64>(0) as u64))
@@ -157,17 +171,24 @@ impl Target for PostgresTarget {
     }
 
     fn existing(&self, name: &TableName) -> Result<Option<ExistingTable>> {
-        self.with(|session| copy::existing(session, &self.database, name))
+        self.with(|session| {
+            // Somebody else may have made it since; looking makes nothing.
+            if !self.has_records.load(Ordering::Acquire) {
+                self.has_records.store(records::are_there(session)?, Ordering::Release);
+            }
+            let has_records = self.has_records.load(Ordering::Acquire);
+            copy::existing(session, &self.database, name, has_records)
+        })
     }
 
     fn prepare(&self, fence: Fence, tables: &[TargetTable]) -> Result<()> {
         let key = self.key(fence.operation);
-        self.with(|session| prepare::prepare(session, &self.database, &key, fence, tables))
+        self.with_records(|session| prepare::prepare(session, &self.database, &key, fence, tables))
     }
 
     fn mark(&self, shard: &TargetShard) -> Result<Option<Mark>> {
         let key = self.key(shard.operation);
-        self.with(|session| Ok(records::mark(session.client(), &key, shard)?.mark))
+        self.with_records(|session| Ok(records::mark(session.client(), &key, shard)?.mark))
     }
 
     fn apply(
@@ -178,7 +199,7 @@ impl Target for PostgresTarget {
         mark: &mut Mark,
     ) -> Result<()> {
         let key = self.key(fence.operation);
-        self.with(|session| {
+        self.with_records(|session| {
             let hidden = self.hidden.of(session, &key, shard)?;
             apply::apply(session, &hidden, fence, shard, rows, mark)
         })
@@ -186,7 +207,7 @@ impl Target for PostgresTarget {
 
     fn seal(&self, fence: Fence) -> Result<()> {
         let key = self.key(fence.operation);
-        self.with(|session| seal::seal(session, &key, fence))
+        self.with_records(|session| seal::seal(session, &key, fence))
     }
 
     fn read_back<'a>(&'a self, shard: &TargetShard) -> Result<Box<dyn RowStream + 'a>> {
@@ -199,11 +220,11 @@ impl Target for PostgresTarget {
 
     fn publish(&self, fence: Fence, how: Publish) -> Result<()> {
         let key = self.key(fence.operation);
-        self.with(|session| publish::publish(session, &self.database, &key, fence, how))
+        self.with_records(|session| publish::publish(session, &self.database, &key, fence, how))
     }
 
     fn discard(&self, fence: Fence) -> Result<()> {
         let key = self.key(fence.operation);
-        self.with(|session| discard::discard(session, &key, fence))
+        self.with_records(|session| discard::discard(session, &key, fence))
     }
 }

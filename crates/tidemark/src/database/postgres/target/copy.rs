@@ -38,30 +38,37 @@ impl Standing {
     }
 }
 
-/// Looks what stands under a name.
+/// Looks what stands under a name, hidden copies included.
 pub(super) fn standing(
     client: &mut impl GenericClient,
     name: &TableName,
 ) -> Result<Option<Standing>> {
+    if let Some(visible) = visible(client, name)? {
+        return Ok(Some(visible));
+    }
+    let held = format!("{COPY} WHERE held AND name = $1 AND {THERE}");
+    let row = client
+        .query_opt(&held, &[&name.to_string()])
+        .map_err(failed("look for copies that are held"))?;
+    row.map(|row| CopyRecord::read(&row).map(Standing::Held)).transpose()
+}
+
+/// What everybody sees under a name.
+fn visible(client: &mut impl GenericClient, name: &TableName) -> Result<Option<Standing>> {
     let sql = "SELECT c.oid, c.relkind::text FROM pg_class c \
                JOIN pg_namespace n ON n.oid = c.relnamespace \
                WHERE n.nspname = $1::text AND c.relname = $2::text";
     let what = format!("look what stands under `{name}`");
     let row = client.query_opt(sql, &[&name.schema(), &name.name()]).map_err(failed(&what))?;
-    if let Some(row) = row {
-        return Ok(Some(match row.get(1) {
-            "r" | "p" => Standing::Table(row.get(0)),
-            "f" => Standing::Other("foreign table"),
-            "v" => Standing::Other("view"),
-            "m" => Standing::Other("materialised view"),
-            "S" => Standing::Other("sequence"),
-            "c" => Standing::Other("composite type"),
-            _ => Standing::Other("index"),
-        }));
-    }
-    let held = format!("{COPY} WHERE held AND name = $1 AND {THERE}");
-    let row = client.query_opt(&held, &[&name.to_string()]).map_err(failed(&what))?;
-    row.map(|row| CopyRecord::read(&row).map(Standing::Held)).transpose()
+    Ok(row.map(|row| match row.get(1) {
+        "r" | "p" => Standing::Table(row.get(0)),
+        "f" => Standing::Other("foreign table"),
+        "v" => Standing::Other("view"),
+        "m" => Standing::Other("materialised view"),
+        "S" => Standing::Other("sequence"),
+        "c" => Standing::Other("composite type"),
+        _ => Standing::Other("index"),
+    }))
 }
 
 /// See [`Target::existing`](crate::database::Target::existing).
@@ -69,12 +76,17 @@ pub(super) fn existing(
     session: &mut Session,
     database: &DatabaseFacts,
     name: &TableName,
+    has_records: bool,
 ) -> Result<Option<ExistingTable>> {
     let client = session.client();
-    let found = match standing(client, name)? {
+    let standing = if has_records { standing(client, name)? } else { visible(client, name)? };
+    let found = match standing {
         None => return Ok(None),
         Some(other @ Standing::Other(_)) => return Err(other.in_the_way(name)),
         Some(Standing::Held(found)) => found,
+        Some(Standing::Table(oid)) if !has_records => {
+            return existing_table(client, database, oid);
+        }
         Some(Standing::Table(oid)) => match CopyRecord::of_table(client, oid)? {
             Some(found) => found,
             None => return existing_table(client, database, oid),

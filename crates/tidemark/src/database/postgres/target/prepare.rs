@@ -16,6 +16,7 @@ use crate::database::postgres::target::records::{
 };
 use crate::database::{Disposition, Fence, TargetTable};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 use crate::ids::TableName;
 
 /// See [`Target::prepare`](crate::database::Target::prepare). All of it is one transaction.
@@ -70,7 +71,9 @@ pub(super) fn prepare(
         hidden.record.put(&mut transaction, key, position)?;
         put_marks(&mut transaction, key, table, fence.epoch, &hidden.marks)?;
     }
-    transaction.commit().map_err(failed(what))
+    transaction.commit().map_err(failed(what))?;
+    failpoint::hit("postgres.prepared");
+    Ok(())
 }
 
 /// A hidden table that was made, and the marks that its shards begin with.

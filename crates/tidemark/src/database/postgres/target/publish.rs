@@ -56,7 +56,9 @@ pub(super) fn publish(
     put_operation(&mut transaction, key, fence.epoch, State::Published)?;
     drop_if_empty(&mut transaction, &hidden_schema(key))?;
     failpoint::hit("postgres.published");
-    transaction.commit().map_err(failed(what))
+    transaction.commit().map_err(failed(what))?;
+    failpoint::hit("postgres.published_durably");
+    Ok(())
 }
 
 fn publish_table(

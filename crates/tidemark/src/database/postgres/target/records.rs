@@ -62,48 +62,57 @@ const LAYOUT: &str = "
         written_to boolean NOT NULL DEFAULT false);
 ";
 
+/// Whether the schema is there, with a layout that this program knows.
+///
+/// # Errors
+/// [`Kind::Unsupported`] for another layout.
+pub(super) fn are_there(session: &mut Session) -> Result<bool> {
+    let found = version(session)?;
+    found.map_or(Ok(false), |found| check(found).map(|()| true))
+}
+
+fn version(session: &mut Session) -> Result<Option<i32>> {
+    let there = "SELECT to_regclass('tidemark.layout') IS NOT NULL";
+    let what = "look for the schema `tidemark`";
+    let there: bool = session.client().query_one(there, &[]).map_err(failed(what))?.get(0);
+    if !there {
+        return Ok(None);
+    }
+    let sql = "SELECT version FROM tidemark.layout";
+    let row = session.client().query_one(sql, &[]).map_err(failed(what))?;
+    Ok(Some(row.get(0)))
+}
+
+fn check(found: i32) -> Result<()> {
+    if found == VERSION {
+        return Ok(());
+    }
+    let message = format!(
+        "the schema `tidemark` of this database has layout {found}, this program knows {VERSION}"
+    );
+    Err(Error::new(Kind::Unsupported, message))
+}
+
 /// Makes the schema and its tables, unless they are there.
 ///
 /// # Errors
 /// [`Kind::Blocked`] for a role that may not; [`Kind::Unsupported`] for a newer layout.
 pub(super) fn create(session: &mut Session) -> Result<()> {
-    let version = |session: &mut Session| -> Result<Option<i32>> {
-        let there = "SELECT to_regclass('tidemark.layout') IS NOT NULL";
-        let what = "look for the schema `tidemark`";
-        let there: bool = session.client().query_one(there, &[]).map_err(failed(what))?.get(0);
-        if !there {
-            return Ok(None);
-        }
-        let sql = "SELECT version FROM tidemark.layout";
-        let row = session.client().query_one(sql, &[]).map_err(failed(what))?;
-        Ok(Some(row.get(0)))
-    };
-    let found = match version(session)? {
-        Some(found) => found,
-        None => {
-            let what = "make the schema `tidemark`, which needs CREATE on the database";
-            let mut transaction = session.client().transaction().map_err(failed(what))?;
-            // Two that come at once: the second one waits here, and finds it made.
-            let lock = "SELECT pg_advisory_xact_lock(7235388362), to_regclass('tidemark.layout') \
-                        IS NOT NULL";
-            transaction.query_one(lock, &[]).map_err(failed(what))?;
-            let there = "SELECT to_regclass('tidemark.layout') IS NOT NULL";
-            let there: bool = transaction.query_one(there, &[]).map_err(failed(what))?.get(0);
-            if !there {
-                transaction.batch_execute(LAYOUT).map_err(failed(what))?;
-            }
-            transaction.commit().map_err(failed(what))?;
-            version(session)?.unwrap_or(VERSION)
-        }
-    };
-    if found != VERSION {
-        let message = format!(
-            "the schema `tidemark` of this database has layout {found}, this program knows \
-             {VERSION}"
-        );
-        return Err(Error::new(Kind::Unsupported, message));
+    if are_there(session)? {
+        return Ok(());
     }
-    Ok(())
+    let what = "make the schema `tidemark`, which needs CREATE on the database";
+    let mut transaction = session.client().transaction().map_err(failed(what))?;
+    // Two that come at once: the second one waits here, and finds it made.
+    let lock = "SELECT pg_advisory_xact_lock(7235388362)";
+    transaction.query_one(lock, &[]).map_err(failed(what))?;
+    let there = "SELECT to_regclass('tidemark.layout') IS NOT NULL";
+    let there: bool = transaction.query_one(there, &[]).map_err(failed(what))?.get(0);
+    if !there {
+        transaction.batch_execute(LAYOUT).map_err(failed(what))?;
+    }
+    transaction.commit().map_err(failed(what))?;
+    are_there(session).map(|_| ())
 }
 
 /// Where an operation stands.

@@ -9,6 +9,7 @@ use crate::database::postgres::target::records::{
     Base, HiddenRecord, State, claim, fenced, hidden_tables, lock_operation, put_operation,
 };
 use crate::error::{Error, Kind, Result};
+use crate::failpoint;
 
 /// See [`Target::seal`](crate::database::Target::seal).
 ///
@@ -34,6 +35,7 @@ pub(super) fn seal(session: &mut Session, key: &str, fence: Fence) -> Result<()>
     claim(&mut transaction, key, fence.epoch, true)?;
     let hidden = hidden_tables(&mut transaction, key)?;
     transaction.commit().map_err(failed(what))?;
+    failpoint::hit("postgres.sealed");
     hidden.iter().try_for_each(|hidden| build(session, key, hidden))
 }
 
