@@ -21,6 +21,8 @@ mod layer;
 pub mod mark;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+mod scratch;
+mod sorter;
 
 pub use layer::TargetLayer;
 pub use mark::{LinkTally, Mark, RangeDigest};

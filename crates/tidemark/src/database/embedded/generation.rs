@@ -4,10 +4,10 @@ use std::fs;
 use std::sync::Arc;
 
 use super::gate::ExclusiveGate;
-use super::load::remove_dead_scratch;
 use super::record::{GenerationNumber, GenerationRecord, TableRecord};
 use super::shard::{self, Shard};
 use super::{EmbeddedDatabase, SHARDS_MAX};
+use crate::database::scratch::remove_dead_scratch;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::ids::TableName;

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::sorter::{DoubleKey, RowSorter, SortedRows};
 use crate::csv::infer::ColumnSurvey;
 use crate::csv::{Reader, Record, Survey, parse_field};
+use crate::database::sorter::{DoubleKey, RowSorter, SortedRows};
 use crate::error::{Error, Kind, Result};
 use crate::lmdb::KEY_BYTES_MAX;
 use crate::row::key::decode_key_value;

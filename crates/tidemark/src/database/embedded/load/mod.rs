@@ -19,6 +19,8 @@ use std::path::PathBuf;
 
 use super::EmbeddedDatabase;
 use super::SHARDS_MAX;
+use crate::database::scratch::Scratch;
+use crate::database::sorter::SORT_BYTES_MAX;
 use crate::error::{Error, Kind, Result};
 use crate::ids::TableName;
 use crate::row::LogicalType;
@@ -28,21 +30,16 @@ mod compare;
 mod create;
 mod file;
 mod plan;
-mod scratch;
-mod sorter;
 mod sync;
 
 #[cfg(test)]
 mod tests;
 
 pub use plan::SchemaChange;
-pub(super) use scratch::remove_dead_scratch;
 
 use compare::Tally;
 use file::SurveyedFile;
 use plan::FileColumns;
-use scratch::Scratch;
-use sorter::SORT_BYTES_MAX;
 
 /// Shards of a new table, if nobody says how many: a few more than small machines have
 /// cores, so that backups and restores of the table run in parallel.
@@ -180,7 +177,7 @@ impl EmbeddedDatabase {
         self.find_base(request)?;
         let file = file::survey(&request.file)?;
         for _ in 0..ATTEMPTS_MAX {
-            let scratch = Scratch::create(self)?;
+            let scratch = Scratch::create(&self.scratch_dir(), self.env())?;
             let load = Load { database: self, request, bounds, file: &file, scratch: &scratch };
             let report = match self.find_base(request)? {
                 None => Some(load.create()?),

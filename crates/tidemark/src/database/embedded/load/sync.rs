@@ -10,7 +10,6 @@ use std::sync::Arc;
 use super::change_log::ChangeLog;
 use super::compare::{Cursor, Outcome, Tally, compare};
 use super::file::StagedFile;
-use super::sorter::SortedStream;
 use super::{Load, LoadMode, LoadReport, LoadRequest, SchemaChange, plan};
 use crate::database::embedded::read::Reads;
 use crate::database::embedded::record::{RedoRecord, RedoShard};
@@ -20,6 +19,7 @@ use crate::database::embedded::{
     AloneAccess, EmbeddedDatabase, Shard, ShardBuilder, ShardMeta, ShardRecord, TableRecord,
     TableView,
 };
+use crate::database::sorter::SortedStream;
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::ids::{Position, TableName};

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop, prop_oneof, proptest};
 
-use super::scratch::Scratch;
 use super::{Load, LoadBounds, LoadMode, LoadReport, LoadRequest, file};
 use crate::csv::Writer;
 use crate::database::embedded::record::RedoRecord;
 use crate::database::embedded::{DumpFormat, EmbeddedDatabase, EmbeddedOptions, TableSummary};
+use crate::database::scratch::Scratch;
 use crate::database::{Delta, ParentTable, Snapshot, Source, SourceTable};
 use crate::env::SystemEnv;
 use crate::error::{Kind, Result};
@@ -471,7 +471,7 @@ fn a_table_written_to_meanwhile_is_not_overwritten() {
         world.create("id,n\n1,a\n2,b\n3,c\n").unwrap();
         let request = world.request("id,n\n1,x\n2,y\n", LoadMode::Sync);
         let file = file::survey(&request.file).unwrap();
-        let scratch = Scratch::create(&world.database).unwrap();
+        let scratch = Scratch::create(&world.database.scratch_dir(), world.database.env()).unwrap();
         let (database, request) = (&world.database, &request);
         let load = Load { database, request, bounds, file: &file, scratch: &scratch };
         let base = database.find_base(request).unwrap().unwrap();
@@ -494,7 +494,7 @@ fn a_change_that_was_recorded_happens_after_a_crash() {
     let parent = world.cut();
     let request = world.request("id,n,m\n1,x,\n3,c,1\n", LoadMode::Sync);
     let file = file::survey(&request.file).unwrap();
-    let scratch = Scratch::create(&world.database).unwrap();
+    let scratch = Scratch::create(&world.database.scratch_dir(), world.database.env()).unwrap();
     let (database, bounds) = (&world.database, LoadBounds::default());
     let load = Load { database, request: &request, bounds, file: &file, scratch: &scratch };
     let base = database.find_base(&request).unwrap().unwrap();
@@ -510,7 +510,7 @@ fn a_change_that_was_recorded_happens_after_a_crash() {
 fn what_a_dead_load_left_goes_with_the_next_opening_and_a_living_one_keeps_its_own() {
     let world = World::new();
     world.create("id,n\n1,a\n").unwrap();
-    let alive = Scratch::create(&world.database).unwrap();
+    let alive = Scratch::create(&world.database.scratch_dir(), world.database.env()).unwrap();
     let dead = world.database.scratch_dir().join("load-00000000000000ff");
     std::fs::create_dir(&dead).unwrap();
     std::fs::write(dead.join("run-000001"), "half a run").unwrap();

@@ -1,4 +1,5 @@
-//! Sorts rows by key in bounded memory: the external sort behind every load.
+//! Sorts rows by key in bounded memory: the external sort behind every load and every source
+//! whose own order is another.
 //!
 //! Rows are collected in one buffer; when it is full it is sorted and becomes a
 //! *run*, a scratch file. Once [`RUNS_PER_LEVEL`] runs of a level are there, they
@@ -71,7 +72,7 @@ struct Entry {
     key_len: u32,
 }
 
-/// Rows sorted by key, each key once; read as often as needed.
+/// Rows sorted by key, then origin; read as often as needed.
 #[derive(Debug)]
 pub(crate) struct SortedRows {
     waiting: Waiting,
@@ -141,9 +142,16 @@ impl RowSorter {
     ///
     /// `on_row` sees every row, in order, with its 0-based position.
     pub(crate) fn finish(
-        mut self,
+        self,
         mut on_row: impl FnMut(u64, &[u8]),
     ) -> Result<Result<SortedRows, DoubleKey>> {
+        let sorted = self.finish_all()?;
+        let double = sorted.find_double(&mut on_row)?;
+        Ok(double.map_or(Ok(sorted), Err))
+    }
+
+    /// Sorts what is left; rows with one key follow one another by origin.
+    pub(crate) fn finish_all(mut self) -> Result<SortedRows> {
         self.waiting.sort();
         if !self.levels.is_empty() {
             self.spill()?;
@@ -154,9 +162,7 @@ impl RowSorter {
             }
         }
         let runs = self.levels.into_iter().flatten().collect();
-        let sorted = SortedRows { waiting: self.waiting, runs, row_count: self.row_count };
-        let double = sorted.find_double(&mut on_row)?;
-        Ok(double.map_or(Ok(sorted), Err))
+        Ok(SortedRows { waiting: self.waiting, runs, row_count: self.row_count })
     }
 
     fn spill(&mut self) -> Result<()> {
@@ -242,7 +248,7 @@ impl SortedRows {
         self.row_count
     }
 
-    /// The rows from the first key on, all upserts.
+    /// The rows from the first key on, all upserts; for rows whose keys are there once.
     ///
     /// # Errors
     /// Those of opening a run.
@@ -250,12 +256,16 @@ impl SortedRows {
         Ok(SortedStream { rows: self.rows()? })
     }
 
-    fn rows(&self) -> Result<Rows<'_>> {
-        Ok(if self.runs.is_empty() {
-            Rows::Waiting { waiting: &self.waiting, at: 0 }
+    /// The rows with their origins.
+    ///
+    /// # Errors
+    /// Those of opening a run.
+    pub(crate) fn rows(&self) -> Result<Rows<'_>> {
+        Ok(Rows(if self.runs.is_empty() {
+            RowsFrom::Waiting { waiting: &self.waiting, at: 0 }
         } else {
-            Rows::Runs(Merge::open(&self.runs)?)
-        })
+            RowsFrom::Runs(Merge::open(&self.runs)?)
+        }))
     }
 
     fn find_double(&self, on_row: &mut impl FnMut(u64, &[u8])) -> Result<Option<DoubleKey>> {
@@ -306,23 +316,26 @@ impl RowStream for SortedStream<'_> {
 
 /// Sorted rows, from memory or from runs.
 #[derive(Debug)]
-enum Rows<'a> {
+pub(crate) struct Rows<'a>(RowsFrom<'a>);
+
+#[derive(Debug)]
+enum RowsFrom<'a> {
     Waiting { waiting: &'a Waiting, at: usize },
     Runs(Merge),
 }
 
 impl Rows<'_> {
     /// Shows the next row as origin, key and payload; `false` at the end.
-    fn next(&mut self, mut show: impl FnMut(u64, &[u8], &[u8])) -> Result<bool> {
-        match self {
-            Rows::Waiting { waiting, at } => {
+    pub(crate) fn next(&mut self, mut show: impl FnMut(u64, &[u8], &[u8])) -> Result<bool> {
+        match &mut self.0 {
+            RowsFrom::Waiting { waiting, at } => {
                 let Some(entry) = waiting.entries.get(*at) else { return Ok(false) };
                 *at += 1;
                 let (key, payload) = waiting.row(entry);
                 show(entry.origin, key, payload);
                 Ok(true)
             }
-            Rows::Runs(merge) => {
+            RowsFrom::Runs(merge) => {
                 let Some(row) = merge.next()? else { return Ok(false) };
                 show(row.origin, &row.key, &row.payload);
                 Ok(true)

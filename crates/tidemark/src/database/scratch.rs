@@ -1,13 +1,13 @@
-//! A load's scratch directory, gone with its process.
+//! Scratch directories, gone with their process.
 //!
-//! `scratch/load-<16 hex digits>` belongs to whoever holds the lock on the file of
-//! the same name with `.lock` behind it. The lock is taken before the directory is
-//! made, so a directory without a holder is a dead one's.
+//! `load-<16 hex digits>` belongs to whoever holds the lock on the file of the same name with
+//! `.lock` behind it. The lock is taken before the directory is made, so a directory without a
+//! holder is a dead one's.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::database::embedded::EmbeddedDatabase;
+use crate::env::Env;
 use crate::error::{Error, Kind, Result};
 use crate::lmdb::{FileLock, LockMode};
 
@@ -15,17 +15,16 @@ const PREFIX: &str = "load-";
 
 /// A directory that is removed when this is dropped, or after its process died.
 #[derive(Debug)]
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     dir: PathBuf,
     // Let go after the directory is gone.
     _lock: FileLock,
 }
 
 impl Scratch {
-    /// Makes a directory nobody else uses.
-    pub(super) fn create(database: &EmbeddedDatabase) -> Result<Scratch> {
-        let name = format!("{PREFIX}{:016x}", database.env().random());
-        let dir = database.scratch_dir().join(name);
+    /// Makes a directory nobody else uses in the folder `around`, which exists.
+    pub(crate) fn create(around: &Path, env: &dyn Env) -> Result<Scratch> {
+        let dir = around.join(format!("{PREFIX}{:016x}", env.random()));
         let lock = FileLock::try_acquire(&lock_path(&dir), LockMode::Exclusive)?;
         let lock = lock.ok_or_else(|| {
             let message = format!("`{}` is in use; try again", dir.display());
@@ -37,25 +36,25 @@ impl Scratch {
     }
 
     /// The directory.
-    pub(super) fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed now is removed when the database is opened next.
+        // What cannot be removed now is removed by `remove_dead_scratch`.
         let _ = remove(&self.dir);
     }
 }
 
-/// Removes the scratch directories of loads whose process died.
-pub(in super::super) fn remove_dead_scratch(scratch: &Path) -> Result<()> {
-    let looking = |cause| Error::io(format!("look into `{}`", scratch.display()), cause);
-    for entry in fs::read_dir(scratch).map_err(looking)? {
+/// Removes the scratch directories in `around` whose process died.
+pub(crate) fn remove_dead_scratch(around: &Path) -> Result<()> {
+    let looking = |cause| Error::io(format!("look into `{}`", around.display()), cause);
+    for entry in fs::read_dir(around).map_err(looking)? {
         let entry = entry.map_err(looking)?;
-        let is_load = entry.file_name().to_string_lossy().starts_with(PREFIX);
-        if !is_load || !entry.file_type().map_err(looking)?.is_dir() {
+        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        if !is_ours || !entry.file_type().map_err(looking)?.is_dir() {
             continue;
         }
         let dir = entry.path();
