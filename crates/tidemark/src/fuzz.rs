@@ -44,6 +44,11 @@ pub const TARGETS: &[Target] = &[
         seeds: crate::database::embedded::fuzz::record_seeds,
     },
     Target {
+        name: "pgoutput",
+        run: crate::database::postgres::pgoutput::fuzz::message,
+        seeds: crate::database::postgres::pgoutput::fuzz::message_seeds,
+    },
+    Target {
         name: "restore_plan",
         run: crate::restore::fuzz::plan,
         seeds: crate::restore::fuzz::plan_seeds,

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use tidemark::backup::{BackupChoice, BackupOptions, BackupRequest, begin_backup};
 use tidemark::catalog::LmdbCatalog;
 use tidemark::collection::{Collection, Store};
-use tidemark::database::Target;
 use tidemark::database::embedded::{
     DumpFormat, EmbeddedDatabase, EmbeddedOptions, LoadMode, LoadRequest,
 };
+use tidemark::database::{Source, Target};
 use tidemark::env::{Env, SystemEnv};
 use tidemark::executor::{Ended, Intent, Stop, Unobserved, run};
 use tidemark::ids::TableName;
@@ -80,6 +80,29 @@ pub fn backup(database: &Arc<EmbeddedDatabase>, collection: &Arc<Collection>) ->
     );
     assert!(matches!(ended.unwrap(), Ended::Done { .. }));
     collection.log().unwrap().last().unwrap().directory.clone()
+}
+
+/// Takes a backup of any source, recorded in the folder `state`.
+pub fn backup_of(
+    source: &Arc<dyn Source>,
+    state: &Path,
+    collection: &Arc<Collection>,
+    kind: BackupChoice,
+    tables: Vec<String>,
+) -> tidemark::Result<Ended> {
+    let catalog = LmdbCatalog::open_or_create(state, env()).unwrap();
+    let options = BackupOptions { kind, tables };
+    let request = BackupRequest {
+        source: Arc::clone(source),
+        source_shown: "source",
+        collection: Arc::clone(collection),
+        collection_shown: "collection",
+        options: &options,
+        window: 4,
+    };
+    let begun = begin_backup(&catalog, &request, env())?;
+    let (intent, stop) = (Intent::CarryOn, Stop::default());
+    run(&catalog, &begun.job, begun.id, intent, &SystemEnv, &stop, &mut Unobserved)
 }
 
 pub fn restore(

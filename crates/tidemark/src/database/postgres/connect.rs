@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use postgres::config::{Host, SslMode};
-use postgres::{Client, Config, NoTls};
+use postgres::{CancelToken, Client, Config, NoTls};
 
 use crate::database::postgres::error::{connecting, failed};
 use crate::database::postgres::pgpass;
@@ -180,6 +180,20 @@ impl Server {
     /// The parsed URL, for what speaks the protocol itself.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Whose certificates are accepted.
+    pub(super) fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// Ends what a session is doing, if it still does it.
+    pub(super) fn cancel(&self, token: &CancelToken) {
+        // It is best effort: the server need not hear of it in time.
+        let _ = match (self.config.get_ssl_mode(), Tls::new(&self.trust)) {
+            (SslMode::Disable, _) | (_, Err(_)) => token.cancel_query(NoTls),
+            (_, Ok(tls)) => token.cancel_query(tls),
+        };
     }
 
     /// Opens a session.
