@@ -115,6 +115,15 @@ pub(crate) enum VerbArgs {
         the first backup of a collection is a full and all others are increments.")]
     Backup(BackupArgs),
 
+    /// Set up what increments of a server need, look at it, remove it
+    #[cfg(feature = "postgres")]
+    #[command(subcommand, subcommand_value_name = "VERB", subcommand_help_heading = "Verbs")]
+    #[command(long_about = "Set up what increments of a server need, look at it, remove it.\n\n\
+        A full backup of a server needs nothing. An increment needs the server to keep its \
+        changes: a publication that says of which tables, and a replication slot that keeps them \
+        until they were taken. Both belong to one collection.")]
+    Source(SourceArgs),
+
     /// List the backups of a collection
     #[command(
         long_about = "List the backups of a collection: chains, restore points, sizes, what changed.\n\n\
@@ -143,9 +152,9 @@ pub(crate) enum VerbArgs {
     #[command(long_about = "List, watch, pause, resume and cancel operations.\n\n\
             Backups, restores and verifications are operations: they are recorded with a number \
             before they begin, so any terminal can look at them and steer them. Restores are \
-            recorded in their target, backups beside their source, verifications in the state \
-            directory ($XDG_STATE_HOME/tidemark, or ~/.local/state/tidemark); `--state` of those \
-            commands puts them elsewhere.")]
+            recorded in their target, backups beside an embedded source, backups of servers and \
+            verifications in the state directory ($XDG_STATE_HOME/tidemark, or \
+            ~/.local/state/tidemark); `--state` of those commands puts them elsewhere.")]
     Operation(OperationArgs),
 }
 
@@ -312,9 +321,10 @@ pub(crate) struct CollectionsArgs {
 #[command(after_help = "Examples:\n  \
         tidemark backup --source embedded:shop --to backups/shop --full\n  \
         tidemark backup --source embedded:shop --to backups/shop --incremental\n  \
-        tidemark backup --source embedded:shop --to backups/shop --full --table 'orders*'")]
+        tidemark backup --source embedded:shop --to backups/shop --full --table 'orders*'\n  \
+        tidemark backup --source postgres://keeper@db.example/shop --to backups/shop")]
 pub(crate) struct BackupArgs {
-    /// Database to back up, for example embedded:DIR
+    /// Database to back up, for example embedded:DIR or postgres://USER@HOST/DATABASE
     #[arg(long, value_name = "DATABASE")]
     pub(crate) source: DatabaseUrl,
     /// Collection to add to, a path or file:// URL; made if it is missing
@@ -326,11 +336,96 @@ pub(crate) struct BackupArgs {
     /// Take what changed since the newest backup
     #[arg(long)]
     pub(crate) incremental: bool,
-    /// Only tables of that name or pattern; may be given several times
-    #[arg(long = "table", value_name = "GLOB")]
-    pub(crate) tables: Vec<String>,
+    /// Let a server's rows be read once more, to prove what is restored against them
+    ///
+    /// An embedded database keeps the digests of its tables and always gives them. A server
+    /// computes them by reading every row at the cut.
+    #[arg(long)]
+    pub(crate) attest: bool,
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
     #[command(flatten)]
     pub(crate) drive: DriveArgs,
+}
+
+/// Which tables.
+#[derive(Args, Debug)]
+pub(crate) struct SelectionArgs {
+    /// Only tables of that name or pattern; may be given several times
+    #[arg(long = "table", value_name = "GLOB")]
+    tables: Vec<String>,
+    /// Only tables of schemas of that name or pattern; may be given several times
+    #[arg(long = "schema", value_name = "GLOB")]
+    schemas: Vec<String>,
+}
+
+impl SelectionArgs {
+    /// Both as patterns of tables; none for all.
+    pub(crate) fn patterns(&self) -> Vec<String> {
+        let schemas = self.schemas.iter().map(|schema| format!("{schema}.*"));
+        self.tables.iter().cloned().chain(schemas).collect()
+    }
+}
+
+/// What increments of a server need.
+#[cfg(feature = "postgres")]
+#[derive(Debug, Subcommand)]
+pub(crate) enum SourceArgs {
+    /// Publish the changes of tables and keep them for a collection
+    #[command(
+        long_about = "Publish the changes of tables and keep them for a collection.\n\n\
+        Makes a publication of the tables whose rows the server's log identifies, then a \
+        replication slot that keeps the log until the next increment has been taken. Needs \
+        `wal_level = logical`, a role that may replicate, and for the publication the owner of \
+        the tables; with a publication that is there already, the first two are enough. Run it \
+        again when tables were made: the list is brought up to date, the slot stays.\n\n\
+        A slot that nobody reads from keeps the log for ever, until the server's disk is full, \
+        unless max_slot_wal_keep_size says otherwise. `tidemark source status` shows how much is \
+        kept, `tidemark source drop` removes it.",
+        after_help = "Example:\n  \
+        tidemark source setup --source postgres://owner@db.example/shop --to backups/shop"
+    )]
+    Setup(SetupArgs),
+    /// Show what is kept for a collection, and of which tables
+    #[command(after_help = "Example:\n  \
+        tidemark source status --source postgres://keeper@db.example/shop --to backups/shop")]
+    Status(CapturedArgs),
+    /// Remove publication and slot of a collection; what was kept goes
+    #[command(after_help = "Example:\n  \
+        tidemark source drop --source postgres://owner@db.example/shop --to backups/shop")]
+    Drop(CapturedArgs),
+}
+
+/// `source setup`.
+#[cfg(feature = "postgres")]
+#[derive(Args, Debug)]
+pub(crate) struct SetupArgs {
+    /// Server to set up, for example postgres://USER@HOST/DATABASE
+    #[arg(long, value_name = "DATABASE")]
+    pub(crate) source: DatabaseUrl,
+    /// Collection that its backups go into, a path or file:// URL; made if it is missing
+    #[arg(long = "to", value_name = "COLLECTION")]
+    pub(crate) collection: String,
+    #[command(flatten)]
+    pub(crate) selection: SelectionArgs,
+    /// How long transactions that have written are waited for
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) wait: u32,
+}
+
+/// `source status` and `source drop`.
+#[cfg(feature = "postgres")]
+#[derive(Args, Debug)]
+pub(crate) struct CapturedArgs {
+    /// Server, for example postgres://USER@HOST/DATABASE
+    #[arg(long, value_name = "DATABASE")]
+    pub(crate) source: DatabaseUrl,
+    /// Collection, a path or file:// URL
+    #[arg(long = "to", value_name = "COLLECTION", required_unless_present = "id")]
+    pub(crate) collection: Option<String>,
+    /// The collection's id instead, for one that is gone; it is in the name of its slot
+    #[arg(long, value_name = "ID", value_parser = collection_id, conflicts_with = "collection")]
+    pub(crate) id: Option<CollectionId>,
 }
 
 /// `backups`.
@@ -528,6 +623,8 @@ impl VerbArgs {
                 drive(&args.drive).unwrap_or_else(|| by("--target", &args.target))
             }
             VerbArgs::Verify(args) => drive(&args.drive).unwrap_or_default(),
+            #[cfg(feature = "postgres")]
+            VerbArgs::Source(_) => Vec::new(),
             VerbArgs::Backups(_) | VerbArgs::Demo(_) => Vec::new(),
             VerbArgs::Operation(verb) => match verb.location() {
                 LocationArgs { target: Some(database), .. } => by("--target", database),
@@ -739,6 +836,8 @@ mod tests {
             "tidemark operation set 1 --shards-in-flight 1025",
             "tidemark operation list --target embedded:a --source embedded:a",
             "tidemark operation list --target embedded:a --state b",
+            "tidemark source setup --source postgres://host/db",
+            "tidemark source drop --source postgres://host/db --to c --id 00",
             "tidemark restore c --target elsewhere",
             "tidemark restore c --target embedded:a --at yesterday",
             "tidemark verify c --level everything",

@@ -1,21 +1,24 @@
 //! Databases and state directories: where operations are recorded, and how they are opened.
 //!
-//! A restore is recorded in its target, a backup beside its source, a verification in the
-//! state directory; `--state` overrides all of them. [`Place`] is one of these, opened.
+//! A restore is recorded in its target, a backup beside its source where these are embedded;
+//! what is done with servers, and a verification, in the state directory; `--state` overrides
+//! all of them. [`Place`] is one of these, opened.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use tidemark::backup::BackupOptions;
 use tidemark::catalog::{Catalog, LmdbCatalog};
-use tidemark::database::Target;
 use tidemark::database::embedded::{EmbeddedDatabase, EmbeddedOptions};
 #[cfg(feature = "postgres")]
-use tidemark::database::postgres::{PostgresTarget, Server};
+use tidemark::database::postgres::{PostgresSource, PostgresTarget, Server, SourceOptions};
+use tidemark::database::{Source, Target};
 use tidemark::env::{Env, SystemEnv};
-use tidemark::ids::{OperationId, Txn};
+use tidemark::ids::{OperationId, TableName, Txn};
 use tidemark::operation::Request;
+use tidemark::row::Schema;
 use tidemark::{Error, Kind, Result};
 
 use crate::args::{LocationArgs, OneArgs};
@@ -175,6 +178,21 @@ impl PostgresUrl {
         Ok(Arc::new(PostgresTarget::open(server, &place.scope(&**env)?)?))
     }
 
+    /// Opens the database to be backed up.
+    ///
+    /// # Errors
+    /// As [`PostgresSource::open`].
+    fn source(
+        &self,
+        scratch: PathBuf,
+        options: &BackupOptions,
+        env: &Arc<dyn Env>,
+    ) -> Result<OpenSource> {
+        let chosen = SourceOptions { attests: options.attest, ..SourceOptions::new(scratch) };
+        let source = PostgresSource::open(Server::parse(&self.0)?, chosen, Arc::clone(env))?;
+        Ok(OpenSource::Postgres(Arc::new(source)))
+    }
+
     fn password(&self) -> Option<String> {
         Server::password_of(&self.0)
     }
@@ -194,6 +212,10 @@ impl PostgresUrl {
         Err(Error::new(Kind::Unsupported, "this build has no PostgreSQL driver"))
     }
 
+    fn source(&self, _: PathBuf, _: &BackupOptions, _: &Arc<dyn Env>) -> Result<OpenSource> {
+        Err(Error::new(Kind::Unsupported, "this build has no PostgreSQL driver"))
+    }
+
     fn password(&self) -> Option<String> {
         None
     }
@@ -203,6 +225,101 @@ impl PostgresUrl {
 impl fmt::Display for PostgresUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("postgres://")
+    }
+}
+
+/// A database that is opened to be backed up.
+#[derive(Debug)]
+pub(crate) enum OpenSource {
+    /// On this machine.
+    Embedded(Arc<EmbeddedDatabase>),
+    /// On a server.
+    #[cfg(feature = "postgres")]
+    Postgres(Arc<PostgresSource>),
+}
+
+impl OpenSource {
+    /// What backups read from.
+    pub(crate) fn source(&self) -> Arc<dyn Source> {
+        match self {
+            OpenSource::Embedded(database) => Arc::<EmbeddedDatabase>::clone(database),
+            #[cfg(feature = "postgres")]
+            OpenSource::Postgres(source) => Arc::<PostgresSource>::clone(source),
+        }
+    }
+
+    /// Its tables.
+    ///
+    /// # Errors
+    /// Those of reading them.
+    pub(crate) fn tables(&self) -> Result<Vec<(TableName, Schema)>> {
+        match self {
+            OpenSource::Embedded(database) => {
+                let tables = database.tables()?;
+                Ok(tables.into_iter().map(|table| (table.name, table.schema)).collect())
+            }
+            #[cfg(feature = "postgres")]
+            OpenSource::Postgres(source) => source.tables(),
+        }
+    }
+}
+
+impl DatabaseUrl {
+    /// Opens it to be backed up as `options` say, with a folder for what does not fit memory.
+    ///
+    /// # Errors
+    /// As [`EmbeddedDatabase::open`] and `PostgresSource::open`.
+    pub(crate) fn source(
+        &self,
+        scratch: PathBuf,
+        options: &BackupOptions,
+        env: &Arc<dyn Env>,
+    ) -> Result<OpenSource> {
+        match self {
+            DatabaseUrl::Embedded(dir) => open_database(dir, env).map(OpenSource::Embedded),
+            DatabaseUrl::Postgres(url) => url.source(scratch, options, env),
+        }
+    }
+
+    /// The same, with the place where the backup is recorded.
+    ///
+    /// # Errors
+    /// Those of both.
+    pub(crate) fn source_and_place(
+        &self,
+        state: Option<&Path>,
+        options: &BackupOptions,
+        env: &Arc<dyn Env>,
+    ) -> Result<(OpenSource, Place)> {
+        match self {
+            DatabaseUrl::Embedded(dir) => {
+                let database = open_database(dir, env)?;
+                let place = Place::of_database(&database, "--source", self, state, env)?;
+                Ok((OpenSource::Embedded(database), place))
+            }
+            DatabaseUrl::Postgres(url) => {
+                let place = Place::of_state(state, env)?.with_password_of(url);
+                Ok((self.source(place.scratch(), options, env)?, place))
+            }
+        }
+    }
+
+    /// The server.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for an embedded database, or a URL that cannot be read.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn server(&self) -> Result<Server> {
+        match self {
+            DatabaseUrl::Postgres(url) => Server::parse(&url.0),
+            DatabaseUrl::Embedded(_) => {
+                let message = format!(
+                    "`{self}` needs no setting up: an embedded database keeps its changes by \
+                     itself; see `tidemark db collections`"
+                );
+                Err(Error::new(Kind::Usage, message))
+            }
+        }
     }
 }
 

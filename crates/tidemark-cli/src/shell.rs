@@ -12,8 +12,23 @@ pub(crate) fn word(text: &str) -> String {
 /// The command that was typed.
 pub(crate) fn this_command() -> String {
     let args = std::env::args_os().skip(1);
-    let words = args.map(|arg| word(&arg.to_string_lossy()));
+    let words = args.map(|arg| word(&without_password(&arg.to_string_lossy())));
     std::iter::once("tidemark".to_owned()).chain(words).collect::<Vec<String>>().join(" ")
+}
+
+/// What was typed, without the password of a URL in it.
+pub(crate) fn without_password(typed: &str) -> String {
+    let at = ["postgres://", "postgresql://"].iter().filter_map(|scheme| typed.find(scheme)).min();
+    match at.map(|at| typed.split_at(at)) {
+        #[cfg(feature = "postgres")]
+        Some((before, url)) => {
+            let url = tidemark::database::postgres::Server::without_password(url);
+            format!("{before}{url}")
+        }
+        #[cfg(not(feature = "postgres"))]
+        Some((before, _)) => format!("{before}postgres://..."),
+        None => typed.to_owned(),
+    }
 }
 
 /// `text` with `locator` added to every `` `tidemark operation VERB ID` `` in it that does not
@@ -54,6 +69,15 @@ mod tests {
              --target 'embedded:a b'`"
         );
         assert_eq!(located(text, &[]), text);
+    }
+
+    #[test]
+    fn what_was_typed_is_told_without_passwords() {
+        for typed in ["postgres://me:secret@h/db", "--source=postgresql://me:secret@h/db"] {
+            let told = without_password(typed);
+            assert!(!told.contains("secret") && told.contains("postgres"), "{told}");
+        }
+        assert_eq!(without_password("embedded:a:b@c"), "embedded:a:b@c");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use support::{Outcome, Tidemark, at_run_time};
-use tidemark::backup::{BackupChoice, BackupOptions, BackupRequest, begin_backup};
+use tidemark::backup::{BackupOptions, BackupRequest, begin_backup};
 use tidemark::catalog::LmdbCatalog;
 use tidemark::collection::layout::BackupDirectory;
 use tidemark::collection::manifest::BackupKind;
@@ -45,7 +45,7 @@ fn make_chain(folder: &Path, links: u64) {
             rows.put(&table, vec![row::Value::Int64(id), row::Value::Int64(amount)]);
         }
         source.write(&rows).unwrap();
-        let options = BackupOptions { kind: BackupChoice::Auto, tables: Vec::new() };
+        let options = BackupOptions::default();
         let request = BackupRequest {
             source: source.clone(),
             source_shown: "embedded:source",

@@ -59,7 +59,7 @@ impl World {
         catalog: &'c LmdbCatalog,
         kind: BackupChoice,
     ) -> tidemark::Result<BegunBackup<'c>> {
-        let options = BackupOptions { kind, tables: Vec::new() };
+        let options = BackupOptions { kind, ..BackupOptions::default() };
         let request = BackupRequest {
             source: source.clone(),
             source_shown: "embedded:source",
@@ -226,8 +226,10 @@ fn a_pattern_that_selects_no_table_any_more_is_a_warning_of_the_increment() {
     let world = World::new();
     let catalog = world.catalog("operations");
     sync(&world.source, "gone", "k", &world.folder.path().join("t.csv"));
-    let options =
-        BackupOptions { kind: BackupChoice::Auto, tables: vec!["t".to_owned(), "go*".to_owned()] };
+    let options = BackupOptions {
+        tables: vec!["t".to_owned(), "go*".to_owned()],
+        ..BackupOptions::default()
+    };
     let take = || {
         let request = BackupRequest {
             source: world.source.clone(),

@@ -13,12 +13,22 @@ use crate::args::BackupArgs;
 use crate::drive::{Drive, drive};
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::place::{Place, absolute_collection, system};
+use crate::place::{OpenSource, absolute_collection, system};
 
 pub(crate) fn run(args: &BackupArgs, output: Output) -> Result<Exit> {
     let env = system();
     let source_shown = args.source.absolute()?;
-    let database = args.source.open(&env)?;
+    let options = BackupOptions {
+        kind: match (args.full, args.incremental) {
+            (true, _) => BackupChoice::Full,
+            (false, true) => BackupChoice::Incremental,
+            (false, false) => BackupChoice::Auto,
+        },
+        tables: args.selection.patterns(),
+        attest: args.attest,
+    };
+    let state = args.drive.state.as_deref();
+    let (database, place) = source_shown.source_and_place(state, &options, &env)?;
     let collection_shown = absolute_collection(&args.collection)?;
     let store = Store::open(&collection_shown)?;
     let collection = if args.incremental {
@@ -28,24 +38,18 @@ pub(crate) fn run(args: &BackupArgs, output: Output) -> Result<Exit> {
         if !matches!(store.place()?, StorePlace::Occupied(_)) {
             // What is refused must not leave an empty collection behind.
             let tables = database.tables()?;
-            let tables = tables.iter().map(|table| (&table.name, &table.schema));
-            check_selection(&args.tables, tables)?;
+            let tables = tables.iter().map(|(name, schema)| (name, schema));
+            check_selection(&options.tables, tables)?;
         }
         Collection::open_or_create(store, &*env)?
     };
-    let state = args.drive.state.as_deref();
-    let place = Place::of_database(&database, "--source", &source_shown, state, &env)?;
-    let options = BackupOptions {
-        kind: match (args.full, args.incremental) {
-            (true, _) => BackupChoice::Full,
-            (false, true) => BackupChoice::Incremental,
-            (false, false) => BackupChoice::Auto,
-        },
-        tables: args.tables.clone(),
+    let held = match &database {
+        OpenSource::Embedded(database) => held_notice(database)?,
+        #[cfg(feature = "postgres")]
+        OpenSource::Postgres(_) => None,
     };
-    let held = held_notice(&database)?;
     let request = BackupRequest {
-        source: database,
+        source: database.source(),
         source_shown: &source_shown.to_string(),
         collection: Arc::new(collection),
         collection_shown: &collection_shown,

@@ -12,6 +12,8 @@ mod db;
 mod demo;
 mod operation;
 mod restore;
+#[cfg(feature = "postgres")]
+mod source;
 mod verify;
 
 /// Does what was asked.
@@ -26,6 +28,8 @@ pub(crate) fn run(verb: VerbArgs, output: Output) -> Result<Exit> {
         VerbArgs::Db(DbArgs::Drop(args)) => db::drop::run(&args, output),
         VerbArgs::Db(DbArgs::Collections(args)) => db::collections::run(&args, output),
         VerbArgs::Backup(args) => backup::run(&args, output),
+        #[cfg(feature = "postgres")]
+        VerbArgs::Source(args) => source::run(&args, output),
         VerbArgs::Backups(args) => backups::run(&args, output),
         VerbArgs::Restore(args) => restore::run(&args, output),
         VerbArgs::Verify(args) => verify::run(&args, output),

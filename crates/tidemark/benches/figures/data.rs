@@ -156,7 +156,7 @@ pub(crate) fn backup(
     kind: BackupChoice,
 ) -> Spent {
     let catalog = LmdbCatalog::of_database(source, env()).unwrap();
-    let options = BackupOptions { kind, tables: Vec::new() };
+    let options = BackupOptions { kind, ..BackupOptions::default() };
     let request = BackupRequest {
         source: source.clone(),
         source_shown: "embedded:source",

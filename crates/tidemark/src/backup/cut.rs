@@ -400,6 +400,25 @@ fn select(
     Ok((selected, gone.map(|pattern| pattern.text().to_owned()).collect()))
 }
 
+/// Names and globs of tables, as people type them; none selects every table.
+#[derive(Debug)]
+pub struct TablePatterns(Vec<Pattern>);
+
+impl TablePatterns {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`] for a text that is neither a name nor a pattern.
+    pub fn new(texts: &[String]) -> Result<TablePatterns> {
+        read_patterns(texts).map(TablePatterns)
+    }
+
+    /// Whether they select the table.
+    pub fn selects(&mut self, name: &TableName) -> bool {
+        is_selected(&mut self.0, name)
+    }
+}
+
 fn read_patterns(texts: &[String]) -> Result<Vec<Pattern>> {
     texts.iter().map(|text| Pattern::new(text)).collect()
 }

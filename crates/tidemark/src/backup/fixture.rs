@@ -113,7 +113,7 @@ pub(crate) fn begin_with<'c>(
         source_shown: "embedded:source",
         collection: Arc::clone(collection),
         collection_shown: "collection",
-        options: &BackupOptions { kind, tables },
+        options: &BackupOptions { kind, tables, attest: false },
         window: 1,
     };
     begin_backup(catalog, &request, env())

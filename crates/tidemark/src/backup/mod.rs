@@ -41,7 +41,7 @@ use crate::database::Source;
 use crate::ids::{CollectionId, OperationId};
 
 pub use begin::{begin_backup, resolved_backup, resume_backup};
-pub use cut::check_selection;
+pub use cut::{TablePatterns, check_selection};
 pub use job::BackupJob;
 pub use outcome::{BackupOutcome, BackupProof, WholeTable};
 
@@ -60,6 +60,10 @@ pub struct BackupOptions {
     pub kind: BackupChoice,
     /// Names and globs of tables; empty for all.
     pub tables: Vec<String>,
+    /// Whether a source that keeps no digests computes them at the cut; it is the source that
+    /// does it, so whoever opens one looks here.
+    #[serde(default)]
+    pub attest: bool,
 }
 
 /// Which kind of backup is asked for.

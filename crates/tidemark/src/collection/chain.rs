@@ -392,6 +392,7 @@ impl TableLink<'_> {
 }
 
 /// A name or glob that selects tables, and whether it has.
+#[derive(Debug)]
 pub(crate) struct Pattern {
     text: String,
     glob: Option<GlobMatcher>,

@@ -59,7 +59,7 @@ pub fn sync(database: &EmbeddedDatabase, table: &str, key: &str, file: &Path) {
 
 pub fn backup(database: &Arc<EmbeddedDatabase>, collection: &Arc<Collection>) -> String {
     let catalog = LmdbCatalog::of_database(database, env()).unwrap();
-    let options = BackupOptions { kind: BackupChoice::Auto, tables: Vec::new() };
+    let options = BackupOptions::default();
     let request = BackupRequest {
         source: database.clone(),
         source_shown: "embedded:source",
@@ -91,7 +91,7 @@ pub fn backup_of(
     tables: Vec<String>,
 ) -> tidemark::Result<Ended> {
     let catalog = LmdbCatalog::open_or_create(state, env()).unwrap();
-    let options = BackupOptions { kind, tables };
+    let options = BackupOptions { kind, tables, attest: false };
     let request = BackupRequest {
         source: Arc::clone(source),
         source_shown: "source",

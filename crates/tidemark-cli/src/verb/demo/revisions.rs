@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tidemark::backup::{BackupChoice, BackupOptions, BackupRequest, begin_backup};
+use tidemark::backup::{BackupOptions, BackupRequest, begin_backup};
 use tidemark::catalog::LmdbCatalog;
 use tidemark::collection::{Collection, Store};
 use tidemark::database::embedded::{EmbeddedDatabase, LoadMode, LoadRequest};
@@ -51,7 +51,7 @@ fn back_up_each(stage: &Stage, source: &Arc<EmbeddedDatabase>, files: &[PathBuf]
     let store = Store::open(&stage.path("backups"))?;
     let collection = Arc::new(Collection::open_or_create(store, &*stage.env)?);
     let catalog = LmdbCatalog::of_database(source, Arc::clone(&stage.env))?;
-    let options = BackupOptions { kind: BackupChoice::Auto, tables: Vec::new() };
+    let options = BackupOptions::default();
     let mut schema_changes = 0;
     for file in files {
         let request = LoadRequest {

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tidemark::backup::{resolved_backup, resume_backup};
+use tidemark::backup::{BackupOptions, resolved_backup, resume_backup};
 use tidemark::catalog::{Catalog, Verb};
 use tidemark::collection::{Collection, Store};
-use tidemark::database::Target;
 use tidemark::database::embedded::EmbeddedDatabase;
+use tidemark::database::{Source, Target};
 use tidemark::env::Env;
 use tidemark::executor::{Intent, Undo, begin};
 use tidemark::ids::OperationId;
@@ -53,7 +53,8 @@ pub(super) fn carry_on(
                 Err(error) if is_moot(&error, intent) => return end(place, id, env, output),
                 opened => opened?,
             };
-            let source = database(place, &resolved.source, env)?;
+            let options = begin::options(&record)?;
+            let source = source(place, &resolved.source, &options, env)?;
             let begun = resume_backup(&place.catalog, id, source, collection, Arc::clone(env))?;
             let (job, notices) = (&begun.job, &begun.notices);
             drive(&Drive { place, id, job, intent, notices }, env, output)
@@ -107,6 +108,23 @@ fn database(place: &Place, shown: &str, env: &Arc<dyn Env>) -> Result<Arc<Embedd
         Error::new(Kind::Broken, format!("the operation names the database `{shown}`: {refusal}"))
     })?;
     url.open(env)
+}
+
+/// The source that a backup names.
+fn source(
+    place: &Place,
+    shown: &str,
+    options: &BackupOptions,
+    env: &Arc<dyn Env>,
+) -> Result<Arc<dyn Source>> {
+    if let Some(database) = &place.database {
+        let database: Arc<EmbeddedDatabase> = Arc::clone(database);
+        return Ok(database);
+    }
+    let url: DatabaseUrl = shown.parse().map_err(|refusal| {
+        Error::new(Kind::Broken, format!("the operation names the database `{shown}`: {refusal}"))
+    })?;
+    Ok(url.source(place.scratch(), options, env)?.source())
 }
 
 fn collection(shown: &str) -> Result<Arc<Collection>> {

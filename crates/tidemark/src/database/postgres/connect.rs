@@ -143,26 +143,34 @@ impl Server {
         Ok(Server { config, trust, shown })
     }
 
-    /// A URL as it was typed, but for its password: it can be written down and read again.
+    /// A URL without its password, to be shown, recorded and opened again; whatever it looks like.
+    ///
+    /// Parameters stay: whoever opens it again must not trust anybody else.
     pub fn without_password(url: &str) -> String {
-        let (base, query) = url.split_once('?').map_or((url, None), |(a, b)| (a, Some(b)));
-        let base = match base.split_once("://") {
-            Some((scheme, rest)) => match rest.split_once('@') {
-                Some((who, place)) => {
-                    let user = who.split_once(':').map_or(who, |(user, _)| user);
-                    format!("{scheme}://{user}@{place}")
-                }
-                None => base.to_owned(),
-            },
-            None => base.to_owned(),
+        let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+        // As the client library reads it: what stands before the first `@`, slashes and all.
+        let (user, rest) = match rest.split_once('@') {
+            Some((credentials, rest)) => {
+                (Some(credentials.split(':').next().unwrap_or_default()), rest)
+            }
+            None => (None, rest),
         };
-        let kept = |pair: &&str| !pair.is_empty() && !pair.starts_with("password=");
-        let query: Vec<&str> =
-            query.into_iter().flat_map(|it| it.split('&')).filter(kept).collect();
-        match query.is_empty() {
-            true => base,
-            false => format!("{base}?{}", query.join("&")),
+        let (base, query) = match rest.split_once('?') {
+            Some((base, query)) => (base, Some(query)),
+            None => (rest, None),
+        };
+        let mut shown = format!("{scheme}://");
+        if let Some(user) = user {
+            shown.push_str(&format!("{user}@"));
         }
+        shown.push_str(base);
+        let kept = query.unwrap_or_default().split('&');
+        let kept: Vec<&str> =
+            kept.filter(|pair| !pair.is_empty() && !pair.starts_with("password=")).collect();
+        if !kept.is_empty() {
+            shown.push_str(&format!("?{}", kept.join("&")));
+        }
+        shown
     }
 
     /// The password that the URL itself has, if any; not that of the environment.
@@ -433,6 +441,27 @@ mod tests {
             let error = Server::parse(url).unwrap_err();
             assert_eq!(error.kind(), Kind::Usage, "{url}");
             assert!(!error.chain().contains("secret"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_password_and_opens_the_same_server() {
+        for (url, shown) in [
+            (
+                "postgres://me:secret@h:5433/db?sslmode=disable",
+                "postgres://me@h:5433/db?sslmode=disable",
+            ),
+            ("postgres://me:sec/ret@h/db", "postgres://me@h/db"),
+            ("postgres://:secret@h/db", "postgres://@h/db"),
+            (
+                "postgres://me@h/db?password=secret&sslmode=require",
+                "postgres://me@h/db?sslmode=require",
+            ),
+            ("postgresql://h/db?password=secret", "postgresql://h/db"),
+            ("postgres:///db", "postgres:///db"),
+            ("embedded:a", "embedded:a"),
+        ] {
+            assert_eq!(Server::without_password(url), shown);
         }
     }
 
