@@ -208,3 +208,44 @@ fn every_point_of_a_chain_taken_while_pgbench_writes_is_one_moment() {
         assert_eq!(accounts, sum("pgbench_tellers", 2), "{}", entry.directory);
     }
 }
+
+#[test]
+fn a_server_that_was_set_back_to_older_files_is_told() {
+    let mut world = World::new(&Wanted::new());
+    world.cluster.sql("CREATE TABLE t (id int PRIMARY KEY)");
+    world.set_up();
+    world.backup(BackupChoice::Full);
+    let (data, older) = (world.cluster.data(), world.cluster.folder().join("older"));
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+        assert!(copied.success());
+    };
+    world.cluster.stop();
+    copy(&data, &older);
+    world.cluster.start_again();
+    world.cluster.sql("INSERT INTO t VALUES (1)");
+    world.backup(BackupChoice::Incremental);
+    world.cluster.stop();
+    std::fs::remove_dir_all(&data).unwrap();
+    copy(&older, &data);
+    world.cluster.start_again();
+    // What happens where the lost history was: its places in the log are passed again.
+    let newest = world.collection.log().unwrap().pop().unwrap();
+    let newest = world.collection.manifest(&newest).unwrap().source.to;
+    let place = || world.cluster.sql("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn");
+    world.cluster.sql("INSERT INTO t VALUES (2)");
+    let is_beyond = || place().parse::<u64>().unwrap() > newest.0;
+    let filler = "SELECT pg_logical_emit_message(true, 'filler', repeat('x', 1000))";
+    while !is_beyond() {
+        world.cluster.sql(filler);
+    }
+    world.cluster.sql("INSERT INTO t VALUES (3)");
+    let refused = world.try_backup(BackupChoice::Incremental, &[]).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Broken, "{refused}");
+    assert!(refused.message().contains("older files"), "{refused}");
+    // A new chain begins with a full.
+    world.backup(BackupChoice::Full);
+    world.cluster.sql("INSERT INTO t VALUES (4)");
+    assert_eq!(world.backup(BackupChoice::Incremental).tables[0].mode, TableMode::Delta);
+    world.check_every_point();
+}

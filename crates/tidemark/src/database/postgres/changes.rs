@@ -18,7 +18,7 @@ use crate::database::postgres::types::read::Tuples;
 use crate::database::postgres::types::{NativeColumn, Wire};
 use crate::database::postgres::{literal, text};
 use crate::error::{Error, Kind, Result};
-use crate::ids::ColumnId;
+use crate::ids::{ColumnId, CutId};
 use crate::row::key::encode_key_value;
 use crate::row::payload::{begin, put_unchanged, put_value};
 use crate::row::{RowCodec, Schema, Value};
@@ -33,6 +33,12 @@ const SLICES_MAX: u64 = 16;
 
 /// Memory for changes that wait to be sorted.
 const SORT_BYTES_MAX: u64 = 64 << 20;
+
+/// Whose words are in the log that name cuts.
+pub(super) const CUT_PREFIX: &str = "tidemark";
+
+/// First version whose slots tell words that programs leave in the log.
+pub(super) const WORDS_VERSION_MIN: u32 = 140_000;
 
 /// The span of the log that an increment covers: commits from `from` on and before `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -197,6 +203,9 @@ impl<'a> Row<'a> {
 /// Takes messages in order.
 pub(super) struct ChangeReader<'t> {
     span: Span,
+    /// Words that cuts left in the log of which this one is looked for.
+    looks_for: Option<CutId>,
+    is_found: bool,
     tables: &'t [ChangedTable],
     by_oid: BTreeMap<Oid, u32>,
     /// Tables whose columns were told since the last read began.
@@ -231,6 +240,8 @@ impl<'t> ChangeReader<'t> {
         let by_oid = (0..).zip(tables).map(|(at, table)| (table.oid, at)).collect();
         ChangeReader {
             span,
+            looks_for: None,
+            is_found: false,
             tables,
             by_oid,
             described: BTreeSet::new(),
@@ -241,6 +252,17 @@ impl<'t> ChangeReader<'t> {
             old_key: Vec::new(),
             payload: Vec::new(),
         }
+    }
+
+    /// The same, looking for the word that the parent's cut left behind itself.
+    #[must_use]
+    pub(super) fn looking_for(self, cut: CutId) -> ChangeReader<'t> {
+        ChangeReader { looks_for: Some(cut), ..self }
+    }
+
+    /// Whether what was looked for was found, or nothing was.
+    pub(super) fn has_found(&self) -> bool {
+        self.is_found || self.looks_for.is_none()
     }
 
     /// Takes a message.
@@ -277,7 +299,12 @@ impl<'t> ChangeReader<'t> {
                     }
                 }
             }
-            Message::Origin | Message::Type { .. } | Message::Logical { .. } => {}
+            Message::Logical { prefix, content } => {
+                let is_ours = self.is_inside && prefix == CUT_PREFIX;
+                let wanted = self.looks_for.map(|cut| cut.to_string());
+                self.is_found |= is_ours && wanted.is_some_and(|cut| cut.as_bytes() == content);
+            }
+            Message::Origin | Message::Type { .. } => {}
         }
         Ok(())
     }
@@ -435,9 +462,10 @@ fn read_slice(
     reader: &mut ChangeReader<'_>,
 ) -> Result<()> {
     let (session, name) = copy.parts();
+    let words = if session.version() < WORDS_VERSION_MIN { "" } else { ", 'messages', 'true'" };
     let sql = format!(
         "COPY (SELECT data FROM pg_logical_slot_get_binary_changes({}, {}, NULL, \
-         'proto_version', '1', 'publication_names', {})) TO STDOUT (FORMAT binary)",
+         'proto_version', '1', 'publication_names', {}{words})) TO STDOUT (FORMAT binary)",
         literal(name),
         literal(&show_lsn(up_to)),
         // A list of names, each of them quoted as an identifier.

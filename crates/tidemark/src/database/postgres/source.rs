@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::database::postgres::capture::{Evidence, Snapped, identity_flaw, snapped, sql_name};
 use crate::database::postgres::catalog::{self, DatabaseFacts, TableFacts, Which};
 use crate::database::postgres::changes::{
-    ChangeReader, ChangedTable, ReadChanges, Span, read_slot,
+    CUT_PREFIX, ChangeReader, ChangedTable, ReadChanges, Span, WORDS_VERSION_MIN, read_slot,
 };
 use crate::database::postgres::collapse::{CollapsedRows, RowState};
 use crate::database::postgres::cut::{CutBy, CutSessions, lock};
@@ -30,7 +30,7 @@ use crate::database::scratch::{Scratch, remove_dead_scratch};
 use crate::database::{Delta, ParentTable, Snapshot, Source, SourceShard, SourceTable};
 use crate::env::{Env, make_folder};
 use crate::error::{Error, Kind, Result};
-use crate::ids::{CollectionId, Position, TableName};
+use crate::ids::{CollectionId, CutId, Position, TableName};
 use crate::row::digest::RowHasher;
 use crate::row::{ChangeOp, Digest, KeyRange, RowBatch, RowRef, RowStream, Schema};
 
@@ -134,6 +134,7 @@ impl PostgresSource {
         let (sessions, position) = CutSessions::begin(&self.server, by, scratch, &self.env)?;
         let cut = CutTables::read(&sessions, name, selects)?;
         let is_captured = matches!(capture, Capture::Slot(_));
+        let id = if is_captured { self.leave_word()? } else { None };
         let slot = is_captured.then(|| name.to_owned());
         let mut tables = Vec::with_capacity(cut.tables.len());
         let mut details = Vec::with_capacity(cut.tables.len());
@@ -171,12 +172,30 @@ impl PostgresSource {
             name: name.to_owned(),
             capture,
             position,
+            id,
+            parent_id: Mutex::default(),
             tables,
             details,
             table_names: cut.names,
             random: self.env.random(),
             changes: Mutex::default(),
         })
+    }
+
+    /// Names a cut in the log right behind it, durably; `None` where slots do not tell of it.
+    ///
+    /// Positions repeat in a server that was set back to older files, or in a copy of them. An
+    /// increment that does not find its parent's cut in the log builds on another's history.
+    fn leave_word(&self) -> Result<Option<CutId>> {
+        let mut session = self.server.connect(Purpose::Write)?;
+        if session.version() < WORDS_VERSION_MIN {
+            return Ok(None);
+        }
+        let id = CutId(self.env.random_id());
+        let sql = "SELECT pg_logical_emit_message(true, $1::text, $2::text)";
+        let what = "name the cut in the server's log";
+        session.client().execute(sql, &[&CUT_PREFIX, &id.to_string()]).map_err(failed(what))?;
+        Ok(Some(id))
     }
 
     /// Whether changes are captured for the collection now.
@@ -473,6 +492,10 @@ struct PostgresSnapshot {
     name: String,
     capture: Capture,
     position: Lsn,
+    /// Its name in the log.
+    id: Option<CutId>,
+    /// That of the parent's cut, which the slot must tell of.
+    parent_id: Mutex<Option<CutId>>,
     tables: Vec<SourceTable>,
     details: Vec<TableDetail>,
     table_names: Vec<TableName>,
@@ -570,9 +593,22 @@ impl PostgresSnapshot {
         let scratch = self.sessions.scratch()?;
         let span = Span { from, to: self.position };
         let mut reader = ChangeReader::new(span, &tables, scratch.dir());
+        if let Some(parent) = *lock(&self.parent_id) {
+            reader = reader.looking_for(parent);
+        }
         let mut copy = SlotCopy::create(&self.server, &self.name, self.random)?;
         let begins_at = slot.restart.unwrap_or(from).min(from);
         read_slot(&mut copy, &self.name, begins_at, &mut reader)?;
+        if !reader.has_found() {
+            let message = format!(
+                "the parent's cut at {} is not in the past of this server: it was set back to \
+                 older files since, or is a copy that went its own way. What changed since cannot \
+                 be told; take a new full backup (--full). Every restore point that is there can \
+                 still be restored",
+                show_lsn(from)
+            );
+            return Err(Error::new(Kind::Broken, message));
+        }
         let read = Arc::new(KeptChanges { read: reader.finish()?, _scratch: scratch });
         *changes = Some((from, Arc::clone(&read)));
         Ok(read)
@@ -582,6 +618,16 @@ impl PostgresSnapshot {
 impl Snapshot for PostgresSnapshot {
     fn position(&self) -> Position {
         Position(self.position)
+    }
+
+    fn cut_id(&self) -> Option<CutId> {
+        self.id
+    }
+
+    /// Told later, by [`delta`](Self::delta): the slot has to be read for it.
+    fn is_after(&self, _: Position, cut: CutId) -> Result<bool> {
+        *lock(&self.parent_id) = Some(cut);
+        Ok(true)
     }
 
     fn tables(&self) -> &[SourceTable] {
