@@ -27,12 +27,7 @@ impl World {
         let options = RestoreOptions {
             at,
             tables: vec!["t".to_owned()],
-            renames: Vec::new(),
-            shards: None,
-            plan: None,
-            replace: false,
-            hold: false,
-            roll_forward: false,
+            ..RestoreOptions::default()
         };
         let scratch = target.scratch_dir();
         let room = Room { window: 4, memory_bytes: MEMORY_BYTES_DEFAULT, scratch };
