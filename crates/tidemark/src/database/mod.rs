@@ -281,6 +281,25 @@ pub trait Target: Debug + Send + Sync {
     /// As [`mark`](Self::mark).
     fn read_back<'a>(&'a self, shard: &TargetShard) -> Result<Box<dyn RowStream + 'a>>;
 
+    /// The rows of a whole hidden table, as at most `parts_max` streams that are read at the same
+    /// time and together hold every row once; all upserts, in **any** order.
+    ///
+    /// For a target that finds a shard's rows only by a search per row, and reads the table as
+    /// it lies in a fraction of the time: the proof then assigns rows to shards itself. `None`,
+    /// the default, where [`read_back`](Self::read_back) of every shard costs no more.
+    ///
+    /// # Errors
+    /// As [`read_back`](Self::read_back).
+    fn read_back_table<'a>(
+        &'a self,
+        operation: OperationId,
+        table: &TableName,
+        parts_max: usize,
+    ) -> Result<Option<Vec<Box<dyn RowStream + 'a>>>> {
+        let _ = (operation, table, parts_max);
+        Ok(None)
+    }
+
     /// Makes all tables of the operation visible in one transaction, or none.
     ///
     /// Idempotent for the same operation, whatever became of the tables since. A
@@ -304,6 +323,13 @@ pub trait Target: Debug + Send + Sync {
     /// [`Kind::Blocked`](crate::Kind::Blocked) when nothing can be changed.
     fn make_room(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// What people should know of an operation once it is published, like things of a table
+    /// that this target could not build; nothing by default. Asked before publishing.
+    fn notices(&self, operation: OperationId) -> Result<Vec<String>> {
+        let _ = operation;
+        Ok(Vec::new())
     }
 
     /// Removes the hidden tables and reservations of an operation; the target is as it was.

@@ -40,6 +40,8 @@ pub struct RestoreJob {
     codecs: Vec<RowCodec>,
     targets: Vec<TargetTable>,
     proofs: Mutex<Vec<TableProof>>,
+    /// What the target wants people to know.
+    told: Mutex<Vec<String>>,
     chunk_rows_max: u32,
     readers_max: usize,
     reads_ahead: bool,
@@ -101,6 +103,7 @@ impl RestoreJob {
             codecs,
             targets,
             proofs,
+            told: Mutex::default(),
             chunk_rows_max: u32::MAX,
             readers_max: proof::readers_max(),
             reads_ahead: true,
@@ -455,6 +458,8 @@ impl Job for RestoreJob {
                 TaskOutcome::Proved
             }
             Task::Publish { .. } => {
+                let told = self.target.notices(ticket.operation)?;
+                *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
                 self.target.publish(fence, self.plan.publish)?;
                 undo::clear_scratch(&self.scratch, fence.operation);
                 TaskOutcome::Published
@@ -508,11 +513,12 @@ impl Job for RestoreJob {
     }
 
     fn outcome(&self) -> Option<String> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = RestoreOutcome {
             backup: self.plan.point.directory.clone(),
             published: self.plan.publish,
             tables: self.proofs.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            notices: self.plan.notices.clone(),
+            notices: self.plan.notices.iter().chain(&*told).cloned().collect(),
         };
         Some(serde_json::to_string(&outcome).expect("an outcome is plain data"))
     }

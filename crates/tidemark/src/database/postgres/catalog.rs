@@ -104,8 +104,10 @@ pub struct ColumnFacts {
 }
 
 /// What a table is beyond its columns and rows: the description inside [`Structure`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableStructure {
+    /// Name of the table.
+    pub name: TableName,
     /// `relkind`, as in [`TableFacts`].
     pub kind: String,
     /// `relpersistence`.
@@ -122,9 +124,9 @@ pub struct TableStructure {
     pub comment: Option<String>,
     /// Owner.
     pub owner: String,
-    /// Grants, as the server writes them; `None` for the owner's alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub grants: Option<Vec<String>>,
+    /// Grants to others than the owner.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<GrantStructure>,
     /// Whether row-security policies apply; to the owner too.
     #[serde(default)]
     pub row_security: bool,
@@ -137,6 +139,18 @@ pub struct TableStructure {
     pub constraints: Vec<ConstraintStructure>,
     /// Indexes that are no constraint, by name.
     pub indexes: Vec<IndexStructure>,
+}
+
+/// One privilege that somebody has on a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantStructure {
+    /// Role, or `PUBLIC` for everybody.
+    pub to: String,
+    /// `SELECT` and the like.
+    pub privilege: String,
+    /// Whether they may pass it on.
+    #[serde(default)]
+    pub with_option: bool,
 }
 
 /// One column beyond name and type.
@@ -374,7 +388,9 @@ fn read_tables(client: &mut impl GenericClient, of: &str, asked: &Asked) -> Resu
          c.relforcerowsecurity, c.reltuples::float8, \
          CASE WHEN c.relkind = 'r' THEN pg_relation_size(c.oid) ELSE 0 END, c.relreplident, \
          c.reloptions, obj_description(c.oid, 'pg_class'), pg_get_userbyid(c.relowner)::text, \
-         c.relacl::text[] \
+         ARRAY(SELECT array_to_string(ARRAY[g.privilege_type, g.is_grantable::text, \
+           COALESCE(pg_get_userbyid(NULLIF(g.grantee, 0))::text, 'PUBLIC')], ' ') \
+           FROM aclexplode(c.relacl) g WHERE g.grantee <> c.relowner) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid IN ({of})"
     );
     let rows = client.query(&sql, &[asked]).map_err(failed("read which tables there are"))?;
@@ -382,7 +398,19 @@ fn read_tables(client: &mut impl GenericClient, of: &str, asked: &Asked) -> Resu
     for row in rows {
         let oid: u32 = row.get(0);
         let name = TableName::new(row.get(1), row.get(2));
+        let name = name.expect("names of tables are neither empty nor hold a NUL");
+        let grant = |text: &String| {
+            // A role's name comes last, since it may hold anything.
+            let mut words = text.splitn(3, ' ');
+            let (privilege, with_option) = (words.next()?, words.next()?);
+            Some(GrantStructure {
+                privilege: privilege.to_owned(),
+                with_option: with_option == "true",
+                to: words.next()?.to_owned(),
+            })
+        };
         let structure = TableStructure {
+            name: name.clone(),
             kind: char_of(&row, 3).to_string(),
             persistence: char_of(&row, 4).to_string(),
             replica_identity: char_of(&row, 11).to_string(),
@@ -390,14 +418,16 @@ fn read_tables(client: &mut impl GenericClient, of: &str, asked: &Asked) -> Resu
             options: row.get::<_, Option<Vec<String>>>(12).unwrap_or_default(),
             comment: row.get(13),
             owner: row.get(14),
-            grants: row.get(15),
+            grants: row.get::<_, Vec<String>>(15).iter().filter_map(grant).collect(),
             row_security: row.get(7),
             row_security_forced: row.get(8),
-            ..TableStructure::default()
+            columns: Vec::new(),
+            constraints: Vec::new(),
+            indexes: Vec::new(),
         };
         let facts = TableFacts {
             oid,
-            name: name.expect("names of tables are neither empty nor hold a NUL"),
+            name,
             kind: char_of(&row, 3),
             persistence: char_of(&row, 4),
             file_node: row.get(5),

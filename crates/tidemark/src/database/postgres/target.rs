@@ -32,6 +32,7 @@ mod publish;
 mod read;
 mod records;
 mod seal;
+mod structure;
 
 use std::fmt;
 use std::sync::Mutex;
@@ -42,7 +43,7 @@ use crate::database::postgres::error::failed;
 use crate::database::postgres::{Purpose, Server, Session};
 use crate::database::{ExistingTable, Fence, Mark, Publish, Target, TargetShard, TargetTable};
 use crate::error::{Error, Kind, Result};
-use crate::ids::{OperationId, TableName, Txn};
+use crate::ids::{OperationId, ShardIdx, TableName, Txn};
 use crate::row::{RowBatch, RowStream};
 use hidden::HiddenCache;
 
@@ -218,9 +219,35 @@ impl Target for PostgresTarget {
         read::rows(session, &hidden, shard)
     }
 
+    fn read_back_table<'a>(
+        &'a self,
+        operation: OperationId,
+        table: &TableName,
+        parts_max: usize,
+    ) -> Result<Option<Vec<Box<dyn RowStream + 'a>>>> {
+        let key = self.key(operation);
+        let shard = TargetShard { operation, table: table.clone(), shard: ShardIdx(0) };
+        let (hidden, parts) = self.with_records(|session| {
+            let hidden = self.hidden.of(session, &key, &shard)?;
+            records::mark(session.client(), &key, &shard)?;
+            let parts = read::parts(session, &hidden, parts_max)?;
+            Ok((hidden, parts))
+        })?;
+        let mut streams: Vec<Box<dyn RowStream + 'a>> = Vec::new();
+        for part in parts {
+            streams.push(read::part(self.session()?, &hidden, part));
+        }
+        Ok(Some(streams))
+    }
+
     fn publish(&self, fence: Fence, how: Publish) -> Result<()> {
         let key = self.key(fence.operation);
         self.with_records(|session| publish::publish(session, &self.database, &key, fence, how))
+    }
+
+    fn notices(&self, operation: OperationId) -> Result<Vec<String>> {
+        let key = self.key(operation);
+        self.with_records(|session| records::notices(session.client(), &key))
     }
 
     fn discard(&self, fence: Fence) -> Result<()> {

@@ -7,13 +7,12 @@ use crate::database::postgres::catalog::DatabaseFacts;
 use crate::database::postgres::error::failed;
 use crate::database::postgres::quoted;
 use crate::database::postgres::target::copy::{self, CopyRecord, Standing};
-use crate::database::postgres::target::layout::{
-    columns, hidden_name, hidden_schema, key_columns, sql_name,
-};
+use crate::database::postgres::target::layout::{columns, hidden_name, hidden_schema, sql_name};
 use crate::database::postgres::target::records::{
     self, Base, HiddenRecord, State, claim, fenced, hidden_tables, lock_names, lock_operation,
     put_marks, put_operation,
 };
+use crate::database::postgres::target::structure::add_key;
 use crate::database::{Disposition, Fence, TargetTable};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
@@ -119,7 +118,9 @@ fn make(
             } else {
                 let gone = "tidemark_gone boolean NOT NULL, ";
                 let oid = create(transaction, table, &at, gone)?;
-                add_key(transaction, table, &at)?;
+                // Of a copy that lies beside another one nothing but the key is needed.
+                let plain = TargetTable { structure: None, ..table.clone() };
+                add_key(transaction, &plain, &at)?;
                 (Base::Beside(found.oid), oid, true)
             };
             Ok(Made { record: HiddenRecord { plan: table.clone(), base, oid, has_key }, marks })
@@ -221,19 +222,4 @@ fn loose_columns(transaction: &mut Transaction<'_>, table: &TargetTable) -> Resu
         });
     }
     Ok(made)
-}
-
-/// Gives a table the key by which rows are found.
-pub(super) fn add_key(
-    client: &mut impl postgres::GenericClient,
-    table: &TargetTable,
-    at: &str,
-) -> Result<()> {
-    let keys = key_columns(table);
-    if keys.is_empty() {
-        return Ok(());
-    }
-    let sql = format!("ALTER TABLE {at} ADD PRIMARY KEY ({})", keys.join(", "));
-    let what = format!("make the key of `{}`", table.name);
-    client.batch_execute(&sql).map_err(failed(&what))
 }

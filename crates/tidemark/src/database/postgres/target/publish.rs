@@ -15,7 +15,10 @@ use crate::database::postgres::target::records::{
     Base, HiddenRecord, State, fenced, forget_hidden, hidden_tables, lock_names, lock_operation,
     marks_of, put_operation,
 };
-use crate::database::{Disposition, Fence, Mark, Publish};
+use crate::database::postgres::target::structure::{
+    advance_sequences, free_name, make_way, primary_key_name,
+};
+use crate::database::{Disposition, Fence, Mark, Publish, TargetTable};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::ids::TableName;
@@ -86,12 +89,13 @@ fn publish_table(
             transaction.batch_execute(&lock).map_err(failed("lock the copy"))?;
             check_rolled(transaction, plan, standing)?;
             merge(transaction, hidden, &at)?;
+            advance_sequences(transaction, plan, &sql_name(&at))?;
             oid
         }
         Base::InPlace(oid) => oid,
     };
     if how == Publish::Visible && !matches!(hidden.base, Base::Beside(_)) {
-        show(transaction, oid, &plan.name)?;
+        show(transaction, oid, plan)?;
     }
     let held = how == Publish::Held && !matches!(hidden.base, Base::Beside(_));
     CopyRecord::put(transaction, oid, held, plan, &marks, rows)
@@ -189,7 +193,8 @@ fn remove(transaction: &mut Transaction<'_>, key: &str, oid: u32) -> Result<()> 
 }
 
 /// Gives a hidden table its name.
-fn show(transaction: &mut Transaction<'_>, oid: u32, name: &TableName) -> Result<()> {
+fn show(transaction: &mut Transaction<'_>, oid: u32, plan: &TargetTable) -> Result<()> {
+    let name = &plan.name;
     let Some(at) = name_of(transaction, oid)? else {
         return Err(Error::new(Kind::NotFound, "the hidden table is no longer there"));
     };
@@ -207,33 +212,23 @@ fn show(transaction: &mut Transaction<'_>, oid: u32, name: &TableName) -> Result
         sql.push_str(&format!("ALTER TABLE {} RENAME TO {};", sql_name(&at), quoted(name.name())));
     }
     if at.schema() != name.schema() {
+        make_way(transaction, oid, name.schema())?;
         sql.push_str(&format!("ALTER TABLE {} SET SCHEMA {schema};", sql_name(&here)));
     }
     transaction.batch_execute(&sql).map_err(failed("give the table its name"))?;
-    name_indexes(transaction, oid, name)
+    name_key(transaction, oid, plan)
 }
 
-/// Names the key after the table, as the server would have; what is taken stays as it is.
-fn name_indexes(transaction: &mut Transaction<'_>, oid: u32, name: &TableName) -> Result<()> {
-    let what = "name the key";
+/// Names the primary key as it was called, or as the server would have called it.
+fn name_key(transaction: &mut Transaction<'_>, oid: u32, plan: &TargetTable) -> Result<()> {
+    let (what, name) = ("name the key", &plan.name);
     let sql = "SELECT conname::text FROM pg_constraint WHERE conrelid = $1 AND contype = 'p' \
                AND conname LIKE 'tidemark\\_hidden\\_%'";
     let Some(row) = transaction.query_opt(sql, &[&oid]).map_err(failed(what))? else {
         return Ok(());
     };
     let old: String = row.get(0);
-    let mut stem = name.name().to_owned();
-    // The server cuts names to 63 bytes; a character is never cut in two.
-    while stem.len() > 58 {
-        stem.pop();
-    }
-    let wanted = format!("{stem}_pkey");
-    let sql = "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-               WHERE n.nspname = $1::text AND c.relname = $2::text)";
-    let taken = transaction.query_one(sql, &[&name.schema(), &wanted]).map_err(failed(what))?;
-    if taken.get(0) {
-        return Ok(());
-    }
+    let wanted = free_name(transaction, name.schema(), &primary_key_name(plan)?)?;
     let sql = format!(
         "ALTER TABLE {} RENAME CONSTRAINT {} TO {}",
         sql_name(name),

@@ -42,6 +42,54 @@ pub(super) fn rows(
     Ok(Box::new(Reading::begin(session, copy, reader, range)))
 }
 
+/// Pages of a part at least: a session for less costs more than it saves.
+const PART_PAGES_MIN: i64 = 1024;
+
+/// The queries that together read a table once, each a stretch of its pages.
+pub(super) fn parts(
+    session: &mut Session,
+    hidden: &Hidden,
+    parts_max: usize,
+) -> Result<Vec<String>> {
+    let selected = hidden.selected();
+    let read = hidden.below.as_ref().unwrap_or(&hidden.at);
+    let sql = "SELECT pg_relation_size($1::text::regclass) / current_setting('block_size')::bigint";
+    let row = session.client().query_one(sql, &[read]);
+    let pages: i64 = row.map_err(failed("ask for the size of a table"))?.get(0);
+    // Older servers read the whole table for each stretch.
+    let count = if session.version() < 140_000 { 1 } else { pages / PART_PAGES_MIN };
+    let count = count.clamp(1, parts_max.max(1) as i64);
+    let staged = match &hidden.below {
+        None => String::new(),
+        Some(_) => format!(
+            " AND NOT EXISTS (SELECT FROM ONLY {} a WHERE {})",
+            hidden.at,
+            hidden.keys_equal("a", "t")
+        ),
+    };
+    let part = |number: i64| {
+        let from = pages * number / count;
+        let mut condition = format!("t.ctid >= '({from},0)'");
+        // The last one has no end: the table may have grown since it was asked.
+        if number + 1 < count {
+            condition.push_str(&format!(" AND t.ctid < '({},0)'", pages * (number + 1) / count));
+        }
+        format!("SELECT {selected} FROM ONLY {read} t WHERE {condition}{staged}")
+    };
+    let mut parts: Vec<String> = (0..count).map(part).collect();
+    if hidden.below.is_some() {
+        parts.push(format!("SELECT {selected} FROM ONLY {} WHERE NOT tidemark_gone", hidden.at));
+    }
+    Ok(parts)
+}
+
+/// The rows that one of these queries gives.
+pub(super) fn part(session: Session, hidden: &Hidden, query: String) -> Box<dyn RowStream> {
+    let copy = format!("COPY ({query}) TO STDOUT (FORMAT binary)");
+    let reader = RowReader::new(&hidden.record.plan.schema, &hidden.natives);
+    Box::new(Reading::begin(session, copy, reader, KeyRange::ALL))
+}
+
 /// What the server can tell of a range of keys; the rest is told by the reader.
 ///
 /// The ends are keys of rows, as a rule; of other bytes the server is not asked.

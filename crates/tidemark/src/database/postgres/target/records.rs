@@ -6,6 +6,7 @@
 //! | `operation` | operation, for ever | `epoch` of its holder, `state`: open, sealed, published, discarded |
 //! | `hidden` | hidden table, until its end | `name` it will have, which reserves the name; the `plan` as JSON; where it is |
 //! | `mark` | shard of a hidden table | `epoch` that may write, `sealed`, the [`Mark`] |
+//! | `notice` | thing that people are told of an operation | its `text` |
 //! | `copy` | restored copy | its plan, the digests of its shards, and the snapshot that tells later writes |
 //!
 //! The sequence `txn` counts fencing numbers.
@@ -38,7 +39,8 @@ const LAYOUT: &str = "
         base text NOT NULL,
         copied oid,
         oid oid NOT NULL,
-        has_key boolean NOT NULL DEFAULT false);
+        has_key boolean NOT NULL DEFAULT false,
+        built boolean NOT NULL DEFAULT false);
     CREATE INDEX ON tidemark.hidden (operation, position);
     CREATE TABLE tidemark.mark (
         operation text NOT NULL,
@@ -48,6 +50,11 @@ const LAYOUT: &str = "
         sealed boolean NOT NULL DEFAULT false,
         mark bytea,
         PRIMARY KEY (operation, name, shard)) WITH (fillfactor = 50);
+    CREATE TABLE tidemark.notice (
+        operation text NOT NULL,
+        number bigint GENERATED ALWAYS AS IDENTITY,
+        text text NOT NULL,
+        PRIMARY KEY (operation, text));
     CREATE TABLE tidemark.copy (
         oid oid PRIMARY KEY,
         name text NOT NULL,
@@ -397,6 +404,25 @@ pub(super) fn forget_hidden(client: &mut impl GenericClient, key: &str) -> Resul
         client.execute(&sql, &[&key]).map_err(failed("remove the records of hidden tables"))?;
     }
     Ok(())
+}
+
+/// Keeps what people are to be told at the end.
+pub(super) fn put_notices(
+    client: &mut impl GenericClient,
+    key: &str,
+    notices: &[String],
+) -> Result<()> {
+    let sql = "INSERT INTO tidemark.notice (operation, text) SELECT $1, unnest($2::text[]) \
+               ON CONFLICT DO NOTHING";
+    client.execute(sql, &[&key, &notices]).map_err(failed("keep what people are told"))?;
+    Ok(())
+}
+
+/// What people are to be told of an operation.
+pub(super) fn notices(client: &mut impl GenericClient, key: &str) -> Result<Vec<String>> {
+    let sql = "SELECT text FROM tidemark.notice WHERE operation = $1 ORDER BY number";
+    let rows = client.query(sql, &[&key]).map_err(failed("read what people are told"))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// Lets nobody else prepare, publish or discard until the transaction ends.
