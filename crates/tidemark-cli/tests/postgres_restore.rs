@@ -312,14 +312,37 @@ fn a_role_that_may_not_make_schemas_is_told_what_it_needs() {
 #[test]
 fn a_restore_can_be_cancelled_at_any_moment_before_publishing() {
     let world = World::new(ROWS, 1);
-    for point in ["postgres.rows_written:2", "postgres.sealed:1"] {
+    for (number, point) in (1..).zip(["postgres.rows_written:2", "postgres.sealed:1"]) {
         let killed = world.tidemark().with_failpoint(&format!("{point}:kill"));
         assert_eq!(killed.run(world.restore(&[])).signal, Some(9));
-        let listed = world.tidemark().run(["operation", "list", "--json"]).expect_code(0);
-        let last = listed.stdout.matches("\"operation\"").count().max(1);
-        let number = last.to_string();
+        let number = i32::to_string(&number);
         world.tidemark().run(["operation", "cancel", &number]).expect_code(0);
         world.nothing_is_left();
         assert_eq!(world.cluster.sql("SELECT to_regclass('public.orders') IS NULL"), "t");
+    }
+}
+
+#[test]
+fn a_row_that_somebody_changes_before_the_proof_is_found_with_its_shard_and_keys() {
+    let world = World::new(ROWS, 1);
+    let tampers = [("changed", "UPDATE X SET generation = 99"), ("gone", "DELETE FROM X")];
+    for (number, (name, tamper)) in (1..).zip(tampers) {
+        let gate = Gate::close(world.folder.path(), name);
+        let held = world.tidemark().held_at("postgres.sealed:1", &gate);
+        let running = held.spawn(world.restore(&[]));
+        gate.wait_for("postgres.sealed:1");
+        let hidden = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN \
+                      pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND \
+                      n.nspname LIKE 'tidemark\\_new\\_%'";
+        let hidden = world.cluster.sql(hidden);
+        let id =
+            world.cluster.sql(&format!("SELECT id FROM {hidden} ORDER BY id OFFSET 700 LIMIT 1"));
+        world.cluster.sql(&format!("{} WHERE id = {id}", tamper.replace('X', &hidden)));
+        gate.open();
+        let found = running.wait().expect_code(4);
+        assert!(found.stdout.contains("shard 1 of `orders`, keys from"), "{found}");
+        let number = i32::to_string(&number);
+        world.tidemark().run(["operation", "cancel", &number]).expect_code(0);
+        world.nothing_is_left();
     }
 }

@@ -80,6 +80,7 @@ pub const TARGET_PROMISES: &[(&str, TargetPromise)] = &[
     ("misplaced_rows_are_refused", hidden::misplaced_rows_are_refused),
     ("the_digest_is_that_of_the_rows", hidden::the_digest_is_that_of_the_rows),
     ("read_back_is_ascending_and_complete", hidden::read_back_is_ascending_and_complete),
+    ("a_whole_table_reads_back_as_its_shards", hidden::a_whole_table_reads_back_as_its_shards),
     ("a_missing_hidden_table_is_told", hidden::a_missing_hidden_table_is_told),
     ("a_stale_epoch_changes_nothing", fence::a_stale_epoch_changes_nothing),
     ("an_unclaimed_epoch_changes_nothing", fence::an_unclaimed_epoch_changes_nothing),

@@ -4,14 +4,15 @@ use std::fmt::Debug;
 
 use super::{ExistingTable, Fence, Mark, Publish, Target, TargetLimits, TargetShard, TargetTable};
 use crate::error::Result;
-use crate::ids::{TableName, Txn};
+use crate::ids::{OperationId, TableName, Txn};
 use crate::row::{RowBatch, RowStream};
 
 /// A [`Target`] around another one, to count, to watch or to disturb what is asked of it.
 ///
 /// Whoever implements it is a [`Target`]; each method hands on to [`inner`](Self::inner)
 /// unless it is written anew, so that no call is forgotten. What a call promises is written
-/// at [`Target`]; a layer keeps it.
+/// at [`Target`]; a layer keeps it. Only [`Target::read_back_table`] is not handed on, so that
+/// every row that is read back goes through [`read_back`](Self::read_back).
 ///
 /// ```
 /// use std::sync::Arc;
@@ -105,6 +106,11 @@ pub trait TargetLayer: Debug + Send + Sync {
         self.inner().read_back(shard)
     }
 
+    /// See [`Target::notices`].
+    fn notices(&self, operation: OperationId) -> Result<Vec<String>> {
+        self.inner().notices(operation)
+    }
+
     /// See [`Target::publish`].
     fn publish(&self, fence: Fence, how: Publish) -> Result<()> {
         self.inner().publish(fence, how)
@@ -166,6 +172,10 @@ impl<L: TargetLayer> Target for L {
 
     fn read_back<'a>(&'a self, shard: &TargetShard) -> Result<Box<dyn RowStream + 'a>> {
         TargetLayer::read_back(self, shard)
+    }
+
+    fn notices(&self, operation: OperationId) -> Result<Vec<String>> {
+        TargetLayer::notices(self, operation)
     }
 
     fn publish(&self, fence: Fence, how: Publish) -> Result<()> {

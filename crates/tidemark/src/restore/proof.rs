@@ -16,7 +16,7 @@ use crate::executor::Stop;
 use crate::ids::TableName;
 use crate::row::digest::RowHasher;
 use crate::row::value::hex;
-use crate::row::{Digest, RowBatch};
+use crate::row::{Digest, RowBatch, RowStream};
 
 /// Threads that read back at once; each is bound by one core and one shard's pages.
 const READERS_MAX: usize = 8;
@@ -70,8 +70,74 @@ impl ReadingBack<'_> {
     /// # Errors
     /// [`Kind::Mismatch`] naming table, shard and key range; [`Kind::Transient`] when stopped.
     pub(super) fn run(&self, claims: &[ShardClaim<'_>], readers_max: usize) -> Result<Vec<Digest>> {
-        let next = AtomicUsize::new(0);
+        let mut digests = Vec::with_capacity(claims.len());
         let rows_read = AtomicU64::new(0);
+        let mut rest = claims;
+        while let Some(first) = rest.first() {
+            let same = |claim: &&ShardClaim<'_>| claim.shard.table == first.shard.table;
+            let (of_table, after) = rest.split_at(rest.iter().take_while(same).count());
+            let (operation, name) = (first.shard.operation, &first.shard.table);
+            match self.target.read_back_table(operation, name, readers_max)? {
+                Some(streams) => {
+                    digests.extend(self.run_table(of_table, streams, &rows_read)?);
+                    rest = after;
+                }
+                // Then of no other table either.
+                None => {
+                    digests.extend(self.run_shards(rest, readers_max, &rows_read)?);
+                    break;
+                }
+            }
+        }
+        Ok(digests)
+    }
+
+    /// Reads a table as it lies, each stream by a thread, and assigns its rows to shards.
+    fn run_table(
+        &self,
+        claims: &[ShardClaim<'_>],
+        streams: Vec<Box<dyn RowStream + '_>>,
+        rows_read: &AtomicU64,
+    ) -> Result<Vec<Digest>> {
+        let read = |mut rows: Box<dyn RowStream + '_>| -> Result<Vec<Vec<Digest>>> {
+            let mut hasher = RowHasher::new(claims[0].table.digest_id);
+            let mut sums = empty_sums(claims);
+            let mut batch = RowBatch::new();
+            while rows.next_batch(&mut batch)? {
+                if self.stop.is_asked() {
+                    return Err(stopped());
+                }
+                for row in batch.iter() {
+                    let (shard, range) = place_of(claims, row.key);
+                    sums[shard][range] += hasher.row(row.key, row.payload);
+                }
+                let read = batch.len() as u64;
+                (self.advanced)(rows_read.fetch_add(read, Ordering::Relaxed) + read);
+            }
+            Ok(sums)
+        };
+        let read: Vec<Result<Vec<Vec<Digest>>>> = std::thread::scope(|scope| {
+            let read = &read;
+            let threads: Vec<_> =
+                streams.into_iter().map(|stream| scope.spawn(move || read(stream))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no reader panics")).collect()
+        });
+        let mut sums = empty_sums(claims);
+        for part in read {
+            for (shard, part) in sums.iter_mut().zip(part?) {
+                shard.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+            }
+        }
+        claims.iter().zip(sums).map(|(claim, sums)| check_sums(claim, &sums)).collect()
+    }
+
+    fn run_shards(
+        &self,
+        claims: &[ShardClaim<'_>],
+        readers_max: usize,
+        rows_read: &AtomicU64,
+    ) -> Result<Vec<Digest>> {
+        let next = AtomicUsize::new(0);
         let results: Mutex<Vec<Option<Result<Digest>>>> =
             Mutex::new(claims.iter().map(|_| None).collect());
         let read_on = || {
@@ -112,10 +178,43 @@ fn read_shard(
     let mut ranges = RangeSums::new(claim);
     while rows.next_batch(&mut batch)? {
         if stop.is_asked() {
-            return Err(Error::new(Kind::Transient, "the proof was asked to stop"));
+            return Err(stopped());
         }
         hasher.rows(batch.iter(), |row, digest| ranges.add(row.key, digest))?;
         count(batch.len() as u64);
+    }
+    ranges.finish()
+}
+
+fn stopped() -> Error {
+    Error::new(Kind::Transient, "the proof was asked to stop")
+}
+
+/// A sum for each range of each shard's mark; one for a shard without any.
+fn empty_sums(claims: &[ShardClaim<'_>]) -> Vec<Vec<Digest>> {
+    let ranges = |claim: &ShardClaim<'_>| claim.mark.as_ref().map_or(0, |mark| mark.ranges.len());
+    claims.iter().map(|claim| vec![Digest::default(); ranges(claim).max(1)]).collect()
+}
+
+/// The shard of a key, and the range of its mark; a key beyond all belongs to the last one.
+fn place_of(claims: &[ShardClaim<'_>], key: &[u8]) -> (usize, usize) {
+    let begins =
+        |claim: &ShardClaim<'_>| *claim.table.shards[claim.shard.shard.0 as usize].start <= *key;
+    let shard = claims.partition_point(begins).saturating_sub(1);
+    let ranges = claims[shard].mark.as_ref().map_or(&[][..], |mark| &mark.ranges);
+    let range = ranges.partition_point(|range| *range.last_key < *key);
+    (shard, range.min(ranges.len().saturating_sub(1)))
+}
+
+/// Compares what was summed of one shard with its mark.
+fn check_sums(claim: &ShardClaim<'_>, sums: &[Digest]) -> Result<Digest> {
+    let mut ranges = RangeSums::new(claim);
+    ranges.total = sums.iter().copied().sum();
+    if let Some(mark) = claim.mark.as_ref().filter(|mark| !mark.ranges.is_empty()) {
+        for sum in sums {
+            ranges.sum = *sum;
+            ranges.close_range(mark)?;
+        }
     }
     ranges.finish()
 }

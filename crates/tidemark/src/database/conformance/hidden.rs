@@ -8,6 +8,7 @@ use super::{Promise, Rows, TargetSubject};
 use crate::database::{Disposition, LinkTally, Mark};
 use crate::error::Kind;
 use crate::ids::StepIdx;
+use crate::row::{RowBatch, RowStream};
 
 pub(super) fn txn_grows_and_survives_reopening(subject: &mut dyn TargetSubject) {
     let promise = Promise("txn_grows_and_survives_reopening");
@@ -297,6 +298,49 @@ pub(super) fn read_back_is_ascending_and_complete(subject: &mut dyn TargetSubjec
         promise.ok("seal", subject.target().seal(fence));
         promise.ok("reopen", subject.reopen());
     }
+}
+
+pub(super) fn a_whole_table_reads_back_as_its_shards(subject: &mut dyn TargetSubject) {
+    let promise = Promise("a_whole_table_reads_back_as_its_shards");
+    let table = table("a", Disposition::Fresh);
+    let fence = fence(FIRST, 1);
+    promise.ok("prepare", subject.target().prepare(fence, std::slice::from_ref(&table)));
+    let changes = upserts(-1500..1500, &"long ".repeat(60));
+    let check = |subject: &dyn TargetSubject, expected: &Rows| {
+        for parts_max in [1, 3] {
+            let target = subject.target();
+            let streams = promise
+                .ok("read_back_table", target.read_back_table(FIRST, &table.name, parts_max));
+            let Some(streams) = streams else { return };
+            let mut rows = Rows::new();
+            for mut stream in streams {
+                let mut batch = RowBatch::new();
+                while promise.ok("next_batch", stream.next_batch(&mut batch)) {
+                    for row in batch.iter() {
+                        let before = rows.insert(row.key.to_vec(), row.payload.to_vec());
+                        promise.holds(before.is_none(), "a row was read twice");
+                    }
+                }
+            }
+            promise.holds(
+                rows == *expected,
+                format!("read {} of {} rows", rows.len(), expected.len()),
+            );
+        }
+    };
+    check(subject, &Rows::new());
+    for (at, part) in (0..).zip(by_shard(&changes)) {
+        promise.ok("apply", apply(subject.target(), fence, &shard(FIRST, &table, at), 0, &part));
+    }
+    let mut expected = rows_of(&changes);
+    check(subject, &expected);
+    let later = vec![Change::Delete(1), Change::upsert(2, "other"), Change::upsert(499, "other")];
+    promise.ok("apply", apply(subject.target(), fence, &shard(FIRST, &table, 0), 1, &later));
+    expect_changes(&mut expected, &later);
+    check(subject, &expected);
+    promise.ok("seal", subject.target().seal(fence));
+    promise.ok("reopen", subject.reopen());
+    check(subject, &expected);
 }
 
 pub(super) fn a_missing_hidden_table_is_told(subject: &mut dyn TargetSubject) {
