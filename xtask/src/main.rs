@@ -58,6 +58,7 @@ impl Task {
                     tool::NEXTEST,
                     tool::DENY,
                     tool::STRACE,
+                    tool::POSTGRES,
                 ]),
                 fmt(),
                 clippy_all_features(),

@@ -23,6 +23,8 @@ pub(crate) enum Install {
     Commands(&'static [&'static [&'static str]]),
     /// The system's package manager, as a package of that name.
     Package(&'static str),
+    /// The same, every server of PostgreSQL that it offers.
+    PostgresServers,
 }
 
 pub(crate) const RUSTFMT: Tool = Tool {
@@ -91,6 +93,42 @@ pub(crate) const PEERS: Tool = Tool {
     ]),
 };
 
+/// Servers that tests start, every major version that the package manager offers; with OpenSSL,
+/// which makes their certificates. Where it offers one by one, all of them must be there.
+pub(crate) const POSTGRES: Tool = Tool {
+    name: "PostgreSQL servers",
+    probe: &["sh", "-c", POSTGRES_PROBE],
+    install: Install::PostgresServers,
+};
+
+const POSTGRES_PROBE: &str = "\
+for major in $(apt-cache --names-only search '^postgresql-[0-9]+$' 2>/dev/null \
+    | sed 's/postgresql-\\([0-9]*\\) .*/\\1/'); do
+    test -x /usr/lib/postgresql/$major/bin/initdb || exit 1
+done
+for initdb in /usr/lib/postgresql/*/bin/initdb /usr/pgsql-*/bin/initdb \"$(command -v initdb)\"; do
+    test -x \"$initdb\" || continue
+    version=$($initdb --version | sed 's/[^0-9]*\\([0-9]*\\).*/\\1/')
+    case \" $found \" in *\" $version \"*) ;; *) found=\"${found:+$found }$version\" ;; esac
+done
+test -n \"$found\" && openssl version >/dev/null && echo \"PostgreSQL $found\"";
+
+/// Every server that apt offers, without the cluster that Debian would make and start.
+const APT_POSTGRES: &str = "\
+mkdir -p /etc/postgresql-common
+test -e /etc/postgresql-common/createcluster.conf \
+    || echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf
+apt-get install --yes --no-install-recommends openssl \
+    $(apt-cache --names-only search '^postgresql-[0-9]+$' | sed 's/ .*//')";
+
+/// What other package managers call the server, beside OpenSSL.
+const POSTGRES_PACKAGES: [(&str, &str); 4] = [
+    ("dnf", "postgresql-server"),
+    ("apk", "postgresql"),
+    ("pacman", "postgresql"),
+    ("zypper", "postgresql-server"),
+];
+
 /// Package managers, in the order in which they are looked for, with the commands that come
 /// before the name of a package; the last one takes it.
 const PACKAGE_MANAGERS: [(&str, &[&[&str]]); 5] = [
@@ -121,6 +159,23 @@ impl Machine {
     fn with(has: impl Fn(&str) -> bool, is_root: bool) -> Machine {
         let manager = PACKAGE_MANAGERS.into_iter().find(|(name, _)| has(name));
         Machine { manager, is_root, has_sudo: has("sudo") }
+    }
+
+    /// The commands that install every server of PostgreSQL that is offered.
+    fn postgres_commands(&self) -> Result<Vec<Vec<String>>, String> {
+        let named = |(manager, _): &(&str, &str)| self.manager.is_some_and(|it| it.0 == *manager);
+        if let Some((_, package)) = POSTGRES_PACKAGES.into_iter().find(named) {
+            let mut commands = self.commands(package)?;
+            commands.iter_mut().next_back().expect("it installs").push("openssl".to_owned());
+            return Ok(commands);
+        }
+        // With apt the same words come first, sudo or none, and then a script.
+        let mut commands = self.commands("postgresql")?;
+        let last = commands.pop().expect("it installs");
+        let before = last.into_iter().take_while(|word| word != "apt-get");
+        let script = ["sh", "-c", APT_POSTGRES].map(str::to_owned);
+        commands.push(before.chain(script).collect());
+        Ok(commands)
     }
 
     /// The commands that install a package, one after another.
@@ -159,6 +214,7 @@ impl Tool {
                 Ok(commands.iter().map(owned).collect())
             }
             Install::Package(package) => machine.commands(package),
+            Install::PostgresServers => machine.postgres_commands(),
         }
     }
 
@@ -173,7 +229,7 @@ impl Tool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Machine, NEXTEST, PACKAGE_MANAGERS, STRACE};
+    use super::{Machine, NEXTEST, PACKAGE_MANAGERS, POSTGRES, STRACE};
 
     fn installed_by(programs: &[&str], is_root: bool) -> Result<Vec<String>, String> {
         let machine = Machine::with(|program| programs.contains(&program), is_root);
@@ -190,6 +246,32 @@ mod tests {
         }
         let apt = ["apt-get update", "apt-get install --yes --no-install-recommends strace"];
         assert_eq!(installed_by(&["apt-get", "dnf"], true).expect("commands"), apt);
+    }
+
+    #[test]
+    fn servers_come_from_every_package_manager_and_from_apt_in_every_version() {
+        for (manager, _) in PACKAGE_MANAGERS {
+            let machine = Machine::with(|program| program == manager, true);
+            let commands = POSTGRES.install_commands(&machine).expect("commands");
+            let last = commands.last().expect("a command").join(" ");
+            assert!(last.contains("postgresql") && last.contains("openssl"), "{last}");
+        }
+        let machine = Machine::with(|program| ["apt-get", "sudo"].contains(&program), false);
+        let commands = POSTGRES.install_commands(&machine).expect("commands");
+        assert_eq!(commands[0].join(" "), "sudo --non-interactive apt-get update");
+        assert_eq!(commands[1][..4], ["sudo", "--non-interactive", "sh", "-c"]);
+        assert!(commands[1][4].contains("apt-cache"), "{commands:?}");
+    }
+
+    #[test]
+    fn the_probe_for_servers_answers_with_versions_or_fails() {
+        let output = std::process::Command::new("sh").args(&POSTGRES.probe[1..]).output();
+        let output = output.expect("a shell");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let is_version = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit());
+        let versions = said.trim_end().strip_prefix("PostgreSQL ");
+        let all = versions.is_some_and(|versions| versions.split(' ').all(is_version));
+        assert_eq!(output.status.success(), all, "{output:?}");
     }
 
     #[test]
