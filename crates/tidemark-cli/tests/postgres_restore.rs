@@ -211,10 +211,10 @@ fn a_server_that_is_killed_and_comes_back_is_waited_for() {
     world.nothing_is_left();
 }
 
-#[test]
-fn a_holder_that_is_stopped_inside_its_transaction_blocks_nobody() {
+/// Stops the command inside a transaction and lets somebody take over.
+fn stopped(point: &str) {
     let world = World::new(ROWS, 1);
-    let stopping = world.tidemark().with_failpoint("postgres.mark_moved:1:stop");
+    let stopping = world.tidemark().with_failpoint(&format!("{point}:stop"));
     let mut running = stopping.spawn(world.restore(&[]));
     running.wait_until_stopped();
     let locked = "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'restorer' \
@@ -225,21 +225,35 @@ fn a_holder_that_is_stopped_inside_its_transaction_blocks_nobody() {
     let scope = std::fs::read_to_string(scope).unwrap();
     let server = Server::parse(&world.url()).unwrap();
     let target = PostgresTarget::open(server, &scope).unwrap();
-    let epoch = Epoch(target.allocate_txn().unwrap().0);
-    target.seal(Fence { operation: OperationId(1), epoch }).unwrap();
-    // then: the taker waited for nobody, and what was in flight never became durable
     let at = |shard: u32| TargetShard {
         operation: OperationId(1),
         table: table("orders"),
         shard: ShardIdx(shard),
     };
-    assert_eq!([0, 1, 2].map(|shard| target.mark(&at(shard)).unwrap()), [None, None, None]);
+    let marks = || [0, 1, 2].map(|shard| target.mark(&at(shard)).unwrap());
+    let before = marks();
+    let epoch = Epoch(target.allocate_txn().unwrap().0);
+    target.seal(Fence { operation: OperationId(1), epoch }).unwrap();
+    // then: the taker waited for nobody, and what was in flight never became durable
+    assert_eq!(marks(), before);
+    assert_eq!(world.cluster.sql("SELECT to_regclass('public.orders') IS NULL"), "t");
     running.signal(Signal::CONT);
     // Its catalog still calls it the holder: refused, it claims the shards anew and goes on.
     let woken = running.wait().expect_code(0);
-    assert!(woken.stdout.contains("its tables are sealed"), "{woken}");
+    let in_a_shard = point.starts_with("postgres.mark_moved");
+    assert_eq!(woken.stdout.contains("its tables are sealed"), in_a_shard, "{woken}");
     assert_eq!(world.rows("orders"), world.source_rows());
     world.nothing_is_left();
+}
+
+#[test]
+fn a_holder_that_is_stopped_inside_its_transaction_blocks_nobody() {
+    stopped("postgres.mark_moved:1");
+}
+
+#[test]
+fn a_holder_that_is_stopped_while_publishing_blocks_nobody() {
+    stopped("postgres.published:1");
 }
 
 #[test]

@@ -24,11 +24,8 @@ impl World {
         let dir = self.folder.path().join(format!("copy-{backup}"));
         let target = database(&dir);
         let catalog = LmdbCatalog::of_database(&target, env()).unwrap();
-        let options = RestoreOptions {
-            at,
-            tables: vec!["t".to_owned()],
-            ..RestoreOptions::default()
-        };
+        let options =
+            RestoreOptions { at, tables: vec!["t".to_owned()], ..RestoreOptions::default() };
         let scratch = target.scratch_dir();
         let room = Room { window: 4, memory_bytes: MEMORY_BYTES_DEFAULT, scratch };
         let route = Route { collection: "collection", target: "embedded:copy" };

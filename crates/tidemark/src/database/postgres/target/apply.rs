@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::atomic::Ordering;
 
 use postgres::Transaction;
 
@@ -10,7 +11,7 @@ use crate::database::postgres::Session;
 use crate::database::postgres::error::{copying, failed};
 use crate::database::postgres::quoted;
 use crate::database::postgres::target::hidden::Hidden;
-use crate::database::postgres::target::records::{self, Base, fenced, session_name};
+use crate::database::postgres::target::records::{self, Base, fenced, name_session};
 use crate::database::postgres::target::structure::add_key;
 use crate::database::postgres::types::read::Tuples;
 use crate::database::postgres::types::write::Own;
@@ -32,7 +33,7 @@ pub(super) fn apply(
     mark: &mut Mark,
 ) -> Result<()> {
     let plan = &hidden.record.plan;
-    name_session(session, &session_name(&hidden.key, fence.epoch))?;
+    name_session(session, &hidden.key, fence.epoch)?;
     let stored = records::mark(session.client(), &hidden.key, shard)?;
     let refused = |stored: &records::MarkRecord| {
         let why = match stored.sealed {
@@ -55,8 +56,9 @@ pub(super) fn apply(
 
     mark.ranges = stored.mark.map(|mark| mark.ranges).unwrap_or_default();
     let appended_from = first_appended(rows, mark.ranges.last());
-    if appended_from > 0 && !hidden.record.has_key {
+    if appended_from > 0 && !hidden.has_key.load(Ordering::Acquire) {
         ensure_key(session, hidden)?;
+        hidden.has_key.store(true, Ordering::Release);
     }
     let what = "apply a chunk";
     let mut transaction = session.client().transaction().map_err(failed(what))?;
@@ -112,17 +114,6 @@ pub(super) fn apply(
     }
     let message = "somebody else moved the shard's mark; read it and carry on from there";
     Err(Error::new(Kind::Transient, message))
-}
-
-/// Names the session, so that whoever takes over finds it.
-fn name_session(session: &mut Session, name: &str) -> Result<()> {
-    if session.name() == name {
-        return Ok(());
-    }
-    let sql = "SELECT set_config('application_name', $1, false)";
-    session.client().query(sql, &[&name]).map_err(failed("name the session"))?;
-    session.set_name(name);
-    Ok(())
 }
 
 /// Position of the first row that lies beyond everything that the shard holds.

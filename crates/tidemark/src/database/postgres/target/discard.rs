@@ -8,13 +8,14 @@ use crate::database::postgres::target::layout::{hidden_schema, name_of, sql_name
 use crate::database::postgres::target::publish::drop_if_empty;
 use crate::database::postgres::target::records::{
     Base, State, claim, forget_hidden, hidden_tables, lock_names, lock_operation, marks_of,
-    put_operation,
+    put_operation, take_over,
 };
 use crate::error::{Error, Kind, Result};
 
 /// See [`Target::discard`](crate::database::Target::discard). All of it is one transaction.
 pub(super) fn discard(session: &mut Session, key: &str, fence: Fence) -> Result<()> {
     let what = "discard hidden tables";
+    take_over(session, key, fence.epoch)?;
     let mut transaction = session.client().transaction().map_err(failed(what))?;
     lock_names(&mut transaction)?;
     match lock_operation(&mut transaction, key, fence)? {

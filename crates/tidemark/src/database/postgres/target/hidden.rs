@@ -1,6 +1,7 @@
 //! What every chunk needs to know of its hidden table, looked up once.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use crate::database::TargetShard;
@@ -25,6 +26,8 @@ pub(super) struct Hidden {
     pub(super) below: Option<String>,
     /// Columns in the order of the plan's schema.
     pub(super) natives: Vec<NativeColumn>,
+    /// Whether rows are known to be found by key.
+    pub(super) has_key: AtomicBool,
 }
 
 /// Hidden tables that were looked up.
@@ -80,6 +83,7 @@ impl Hidden {
         }
         Ok(Hidden {
             key: key.to_owned(),
+            has_key: AtomicBool::new(record.has_key),
             record,
             at: sql_name(&at),
             below: below.as_ref().map(sql_name),

@@ -10,7 +10,7 @@ use crate::database::postgres::target::copy::{self, CopyRecord, Standing};
 use crate::database::postgres::target::layout::{columns, hidden_name, hidden_schema, sql_name};
 use crate::database::postgres::target::records::{
     self, Base, HiddenRecord, State, claim, fenced, hidden_tables, lock_names, lock_operation,
-    put_marks, put_operation,
+    put_marks, put_operation, take_over,
 };
 use crate::database::postgres::target::structure::add_key;
 use crate::database::{Disposition, Fence, TargetTable};
@@ -27,6 +27,7 @@ pub(super) fn prepare(
     tables: &[TargetTable],
 ) -> Result<()> {
     let what = "prepare hidden tables";
+    take_over(session, key, fence.epoch)?;
     let mut transaction = session.client().transaction().map_err(failed(what))?;
     lock_names(&mut transaction)?;
     let known = lock_operation(&mut transaction, key, fence)?;

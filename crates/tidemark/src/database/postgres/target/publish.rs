@@ -13,10 +13,10 @@ use crate::database::postgres::target::layout::{
 use crate::database::postgres::target::prepare::{check_replaced, check_rolled};
 use crate::database::postgres::target::records::{
     Base, HiddenRecord, State, fenced, forget_hidden, hidden_tables, lock_names, lock_operation,
-    marks_of, put_operation,
+    marks_of, name_session, put_operation,
 };
 use crate::database::postgres::target::structure::{
-    advance_sequences, free_name, make_way, primary_key_name,
+    advance_sequences, force_row_security, free_name, make_way, primary_key_name,
 };
 use crate::database::{Disposition, Fence, Mark, Publish, TargetTable};
 use crate::error::{Error, Kind, Result};
@@ -32,6 +32,7 @@ pub(super) fn publish(
     how: Publish,
 ) -> Result<()> {
     let what = "publish the tables";
+    name_session(session, key, fence.epoch)?;
     let mut transaction = session.client().transaction().map_err(failed(what))?;
     lock_names(&mut transaction)?;
     match lock_operation(&mut transaction, key, fence)? {
@@ -216,6 +217,7 @@ fn show(transaction: &mut Transaction<'_>, oid: u32, plan: &TargetTable) -> Resu
         sql.push_str(&format!("ALTER TABLE {} SET SCHEMA {schema};", sql_name(&here)));
     }
     transaction.batch_execute(&sql).map_err(failed("give the table its name"))?;
+    force_row_security(transaction, plan, &sql_name(name))?;
     name_key(transaction, oid, plan)
 }
 

@@ -184,42 +184,49 @@ pub(super) fn put_operation(
 }
 
 /// Gives every shard of an operation to `epoch`, or shuts all writers out.
-///
-/// Sessions of older epochs that are inside a transaction are ended first, so that a holder
-/// that stopped there keeps nobody waiting.
 pub(super) fn claim(
     client: &mut impl GenericClient,
     key: &str,
     epoch: Epoch,
     sealed: bool,
 ) -> Result<()> {
-    end_older_sessions(client, key, epoch)?;
     let sql = "UPDATE tidemark.mark SET epoch = $2, sealed = $3 WHERE operation = $1";
     let epoch = epoch.0 as i64;
     client.execute(sql, &[&key, &epoch, &sealed]).map_err(failed("claim the shards"))?;
     Ok(())
 }
 
-fn end_older_sessions(client: &mut impl GenericClient, key: &str, epoch: Epoch) -> Result<()> {
+/// Begins a call that may take an operation over: the session gets its name, and sessions of
+/// older epochs that are inside a transaction are ended, so that a holder that stopped there
+/// keeps nobody waiting for its locks.
+pub(super) fn take_over(session: &mut Session, key: &str, epoch: Epoch) -> Result<()> {
+    name_session(session, key, epoch)?;
     let sql = "SELECT pid, application_name FROM pg_stat_activity \
                WHERE datname = current_database() AND pid <> pg_backend_pid() \
                AND xact_start IS NOT NULL AND application_name LIKE 'tidemark %'";
-    let rows = client.query(sql, &[]).map_err(failed("look for older sessions"))?;
+    let rows = session.client().query(sql, &[]).map_err(failed("look for older sessions"))?;
     for row in rows {
         let name: String = row.get(1);
         let older = name.strip_prefix(&format!("tidemark {key} ")).and_then(|it| it.parse().ok());
         if older.is_some_and(|older: u64| older < epoch.0) {
             let pid: i32 = row.get(0);
             let sql = "SELECT pg_terminate_backend($1)";
-            client.query(sql, &[&pid]).map_err(failed("end an older session"))?;
+            session.client().query(sql, &[&pid]).map_err(failed("end an older session"))?;
         }
     }
     Ok(())
 }
 
-/// What sessions that write for an operation are called.
-pub(super) fn session_name(key: &str, epoch: Epoch) -> String {
-    format!("tidemark {key} {epoch}")
+/// Names the session after operation and epoch, so that whoever takes over finds it.
+pub(super) fn name_session(session: &mut Session, key: &str, epoch: Epoch) -> Result<()> {
+    let name = format!("tidemark {key} {epoch}");
+    if session.name() == name {
+        return Ok(());
+    }
+    let sql = "SELECT set_config('application_name', $1, false)";
+    session.client().query(sql, &[&name]).map_err(failed("name the session"))?;
+    session.set_name(&name);
+    Ok(())
 }
 
 /// What a hidden table begins with.

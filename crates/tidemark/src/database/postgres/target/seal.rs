@@ -9,7 +9,7 @@ use crate::database::postgres::error::failed;
 use crate::database::postgres::target::layout::{name_of, sql_name};
 use crate::database::postgres::target::records::{
     Base, HiddenRecord, State, claim, fenced, hidden_tables, lock_operation, put_notices,
-    put_operation,
+    put_operation, take_over,
 };
 use crate::database::postgres::target::structure::{
     Building, add_key, drop_interim_key, has_primary_key,
@@ -24,6 +24,7 @@ use crate::ids::TableName;
 /// built before a crash is found again.
 pub(super) fn seal(session: &mut Session, key: &str, fence: Fence) -> Result<()> {
     let what = "seal hidden tables";
+    take_over(session, key, fence.epoch)?;
     let mut transaction = session.client().transaction().map_err(failed(what))?;
     match lock_operation(&mut transaction, key, fence)? {
         None => {

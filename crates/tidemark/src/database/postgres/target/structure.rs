@@ -92,9 +92,6 @@ impl Building<'_> {
             // Without its policies, nobody but the owner sees a row.
             sql.push_str(&format!("ALTER TABLE {} ENABLE ROW LEVEL SECURITY;", self.at));
         }
-        if self.structure.row_security_forced {
-            sql.push_str(&format!("ALTER TABLE {} FORCE ROW LEVEL SECURITY;", self.at));
-        }
         self.run(transaction, "its options", &sql)?;
         self.comment(
             transaction,
@@ -324,6 +321,20 @@ pub(super) fn make_way(
         }
     }
     Ok(())
+}
+
+/// What would keep the owner from reading the table back, and so comes last.
+pub(super) fn force_row_security(
+    transaction: &mut Transaction<'_>,
+    plan: &TargetTable,
+    at: &str,
+) -> Result<()> {
+    let structure = TableStructure::of(plan.structure.as_ref())?;
+    if !structure.is_some_and(|structure| structure.row_security_forced) {
+        return Ok(());
+    }
+    let sql = format!("ALTER TABLE {at} FORCE ROW LEVEL SECURITY");
+    transaction.batch_execute(&sql).map_err(failed("force row-level security"))
 }
 
 /// Moves the sequences of a copy on to where they stood at its new restore point.
