@@ -133,6 +133,9 @@ pub struct TableStructure {
     /// Whether they apply to the owner too.
     #[serde(default)]
     pub row_security_forced: bool,
+    /// Names of triggers of users, of rules and of policies; they are not restored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// Columns in display order.
     pub columns: Vec<ColumnStructure>,
     /// Constraints by name.
@@ -390,7 +393,13 @@ fn read_tables(client: &mut impl GenericClient, of: &str, asked: &Asked) -> Resu
          c.reloptions, obj_description(c.oid, 'pg_class'), pg_get_userbyid(c.relowner)::text, \
          ARRAY(SELECT array_to_string(ARRAY[g.privilege_type, g.is_grantable::text, \
            COALESCE(pg_get_userbyid(NULLIF(g.grantee, 0))::text, 'PUBLIC')], ' ') \
-           FROM aclexplode(c.relacl) g WHERE g.grantee <> c.relowner) \
+           FROM aclexplode(c.relacl) g WHERE g.grantee <> c.relowner), \
+         ARRAY(SELECT 'trigger ' || g.tgname FROM pg_trigger g \
+           WHERE g.tgrelid = c.oid AND NOT g.tgisinternal \
+           UNION ALL SELECT 'policy ' || y.polname FROM pg_policy y WHERE y.polrelid = c.oid \
+           UNION ALL SELECT 'rule ' || r.rulename FROM pg_rewrite r WHERE r.ev_class = c.oid \
+           UNION ALL SELECT 'statistics ' || x.stxname FROM pg_statistic_ext x \
+           WHERE x.stxrelid = c.oid ORDER BY 1) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid IN ({of})"
     );
     let rows = client.query(&sql, &[asked]).map_err(failed("read which tables there are"))?;
@@ -421,6 +430,7 @@ fn read_tables(client: &mut impl GenericClient, of: &str, asked: &Asked) -> Resu
             grants: row.get::<_, Vec<String>>(15).iter().filter_map(grant).collect(),
             row_security: row.get(7),
             row_security_forced: row.get(8),
+            left_out: row.get(16),
             columns: Vec::new(),
             constraints: Vec::new(),
             indexes: Vec::new(),

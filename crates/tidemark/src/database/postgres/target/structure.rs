@@ -245,6 +245,10 @@ impl Building<'_> {
                  are made again its owner alone sees rows"
             ));
         }
+        if !self.structure.left_out.is_empty() {
+            let left_out = self.structure.left_out.join("`, `");
+            told.push(format!("table `{name}` had what is not carried: `{left_out}`"));
+        }
         if self.structure.kind == "p" {
             told.push(format!("table `{name}` was partitioned and is one table now"));
         }
