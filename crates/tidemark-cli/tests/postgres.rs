@@ -166,3 +166,50 @@ fn an_unfinished_backup_of_a_server_is_carried_on_by_its_number() {
     tidemark.run(["operation", "resume", "1"]).expect_code(0);
     tidemark.run(["verify", "backups"]).expect_code(0);
 }
+
+/// Commands of a page: lines of its blocks that begin with the command's name, also behind the
+/// times of cron, with their continuations.
+fn commands(page: &str) -> Vec<String> {
+    let mut commands: Vec<String> = Vec::new();
+    let mut goes_on = false;
+    for line in page.lines() {
+        if goes_on {
+            commands.last_mut().unwrap().push_str(line.trim_end_matches('\\'));
+        } else if let Some(at) = line
+            .find("tidemark ")
+            .filter(|at| *at == 0 || line.starts_with(['*', '0']) && line[..*at].ends_with(' '))
+        {
+            commands.push(line[at..].trim_end_matches('\\').to_owned());
+        }
+        goes_on = (goes_on || commands.last().is_some_and(|it| line.contains(it.as_str())))
+            && line.ends_with('\\');
+    }
+    commands
+}
+
+#[test]
+fn every_command_of_the_page_does_what_it_says() {
+    let (cluster, folder) = (cluster(), temp_folder());
+    let package = support::at_run_time("CARGO_MANIFEST_DIR", env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(package.join("../../docs/postgres.md")).expect("the page");
+    cluster.sql("CREATE ROLE owner LOGIN SUPERUSER");
+    let tidemark = Tidemark::new(folder.path()).with_variable("PGPASSWORD", SECRET);
+    let commands = commands(&page);
+    assert!(commands.len() >= 6, "{commands:?}");
+    for command in commands {
+        // Where the page's server is: its names stand for this one.
+        let local = |user: &str| cluster.url_of(user, "postgres");
+        let command = command
+            .replace(
+                "'postgres://keeper@db.example/shop?sslmode=verify-full&sslrootcert=system'",
+                &local("keeper"),
+            )
+            .replace("postgres://keeper@db.example/shop", &local("keeper"))
+            .replace("postgres://owner@db.example/shop", &local("owner"))
+            .replace("/backups/shop", "backups/shop")
+            .replace("backupsbackups/shop", "backups/shop");
+        let args: Vec<&str> = command.split_whitespace().skip(1).collect();
+        tidemark.run(args).expect_code(0);
+        cluster.sql("INSERT INTO orders SELECT max(id) + 1, 'more' FROM orders");
+    }
+}

@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use chain::{backup_of, database, restore_done};
 use postgres_server::{Cluster, Wanted, newest, poll};
-use postgres_world::World;
+use postgres_world::{WAIT, World};
 use tidemark::Kind;
 use tidemark::backup::BackupChoice;
 use tidemark::collection::manifest::TableMode;
 use tidemark::database::postgres::Server;
+use tidemark::database::postgres::setup::set_up;
 use tidemark::database::{Snapshot, Source};
 use tidemark::executor::Ended;
 use tidemark::ids::{CollectionId, Position, TableName};
@@ -248,4 +249,22 @@ fn a_server_that_was_set_back_to_older_files_is_told() {
     world.cluster.sql("INSERT INTO t VALUES (4)");
     assert_eq!(world.backup(BackupChoice::Incremental).tables[0].mode, TableMode::Delta);
     world.check_every_point();
+}
+
+#[test]
+fn a_standby_gives_fulls_and_says_where_increments_are_taken() {
+    let primary = Cluster::start(&newest(), &Wanted::new());
+    primary.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2)");
+    let standby = primary.standby();
+    poll(|| (standby.sql("SELECT count(*) FROM t") == "2").then_some(())).expect("the rows");
+    let world = World::on(standby);
+    world.backup(BackupChoice::Full);
+    world.check_every_point();
+    let refused = world.try_backup(BackupChoice::Incremental, &[]).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Usage);
+    assert!(refused.message().contains("from the primary"), "{refused}");
+    let id = world.collection.id();
+    let refused = set_up(&world.server(), id, &mut |_| true, WAIT).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Usage);
+    assert!(refused.message().contains("standby"), "{refused}");
 }

@@ -160,6 +160,26 @@ impl Cluster {
         Cluster::start(&newest(), &Wanted::new())
     }
 
+    /// A standby of this server, which follows it and answers readers.
+    pub(crate) fn standby(&self) -> Cluster {
+        let folder = tempfile::Builder::new().prefix("tidemark-pg-").tempdir().unwrap();
+        give_to_server(folder.path());
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let version = self.version.clone();
+        let mut standby = Cluster { version, folder, port: 5432, guard: None };
+        let (socket, port) = (self.folder.path().display().to_string(), self.port.to_string());
+        let data = standby.data().display().to_string();
+        run_as_server(
+            self.version.bin.join("pg_basebackup"),
+            &["-h", &socket, "-p", &port, "-U", "postgres", "-D", &data, "-R", "-c", "fast"],
+        );
+        let own = standby.folder.path().display();
+        let settings = format!("unix_socket_directories = '{own}'\nport = 5432\n");
+        append(&standby.data().join("postgresql.conf"), &settings);
+        standby.run();
+        standby
+    }
+
     /// Its version.
     pub(crate) fn version(&self) -> &Version {
         &self.version
