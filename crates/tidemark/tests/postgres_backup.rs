@@ -194,8 +194,7 @@ fn write_some(session: &mut Session, dice: &mut Dice) {
     }
 }
 
-fn check_a_chain_under_load(seed: u64, cluster: Cluster) {
-    let world = World::on(cluster);
+fn check_a_chain_under_load(seed: u64, world: &World) {
     world.cluster.sql(TABLES);
     let mut dice = Dice(seed);
     let mut session = world.session();
@@ -238,13 +237,15 @@ impl Drop for StopOnDrop<'_> {
 #[test]
 fn every_restore_point_is_what_a_server_under_load_showed() {
     for (seed, version) in (1..).zip(versions()) {
-        check_a_chain_under_load(seed, Cluster::start(&version, &Wanted::new()));
+        check_a_chain_under_load(seed, &World::on(Cluster::start(&version, &Wanted::new())));
     }
 }
 
 #[test]
-fn another_load_is_restored_as_well() {
-    check_a_chain_under_load(77, Cluster::newest());
+fn a_load_that_is_read_in_many_slices_is_restored_as_well() {
+    let mut world = World::on(Cluster::newest());
+    world.choose(|options| options.slice_bytes = 1);
+    check_a_chain_under_load(77, &world);
 }
 
 /// The text of a column of one row of the newest restore point.

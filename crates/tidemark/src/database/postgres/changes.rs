@@ -23,12 +23,12 @@ use crate::row::key::encode_key_value;
 use crate::row::payload::{begin, put_unchanged, put_value};
 use crate::row::{RowCodec, Schema, Value};
 
-/// Bytes of the log that one read covers at least: the server keeps what a read gives in
-/// temporary files until it was sent.
-const SLICE_BYTES: u64 = 128 << 20;
+/// Bytes of the log that one read covers at least, if nobody says otherwise. Not less, since each
+/// read begins at the oldest transaction that was open at its start, and goes through the log
+/// from there on again.
+pub(super) const SLICE_BYTES: u64 = 1 << 30;
 
-/// Reads at most, whatever their number of bytes: each begins at the oldest transaction that
-/// was open at its start, and goes through the log from there on again.
+/// Reads at most, for the same reason.
 const SLICES_MAX: u64 = 16;
 
 /// Memory for changes that wait to be sorted.
@@ -47,6 +47,15 @@ pub(super) struct Span {
     pub(super) from: Lsn,
     /// Position of this cut.
     pub(super) to: Lsn,
+}
+
+/// The reads that a span is divided into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slices {
+    /// Where the slot begins to tell.
+    pub(super) begins_at: Lsn,
+    /// Bytes of the log that each covers at least.
+    pub(super) bytes_min: u64,
 }
 
 /// A table whose changes are read.
@@ -440,11 +449,12 @@ enum Pushed {
 pub(super) fn read_slot(
     copy: &mut SlotCopy,
     publication: &str,
-    begins_at: Lsn,
+    slices: Slices,
     reader: &mut ChangeReader<'_>,
 ) -> Result<()> {
     let to = reader.span.to;
-    let slice = (to.saturating_sub(begins_at) / SLICES_MAX).max(SLICE_BYTES);
+    let Slices { begins_at, bytes_min } = slices;
+    let slice = (to.saturating_sub(begins_at) / SLICES_MAX).max(bytes_min).max(1);
     let mut at = begins_at;
     while at < to {
         at = to.min(at.saturating_add(slice));

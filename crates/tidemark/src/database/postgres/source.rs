@@ -14,7 +14,8 @@ use std::time::Duration;
 use crate::database::postgres::capture::{Evidence, Snapped, identity_flaw, snapped, sql_name};
 use crate::database::postgres::catalog::{self, DatabaseFacts, TableFacts, Which};
 use crate::database::postgres::changes::{
-    CUT_PREFIX, ChangeReader, ChangedTable, ReadChanges, Span, WORDS_VERSION_MIN, read_slot,
+    CUT_PREFIX, ChangeReader, ChangedTable, ReadChanges, SLICE_BYTES, Slices, Span,
+    WORDS_VERSION_MIN, read_slot,
 };
 use crate::database::postgres::collapse::{CollapsedRows, RowState};
 use crate::database::postgres::cut::{CutBy, CutSessions, lock};
@@ -35,11 +36,13 @@ use crate::row::digest::RowHasher;
 use crate::row::{ChangeOp, Digest, KeyRange, RowBatch, RowRef, RowStream, Schema};
 
 /// Bytes of a table that one worker reads; a large table is cut into so many.
-const SHARD_BYTES: u64 = 128 << 20;
+const SHARD_BYTES: u64 = 64 << 20;
 const SHARDS_MAX: u64 = 256;
 
-/// Keys that are looked at for each cut of a table.
-const SAMPLES_PER_SHARD: u64 = 50;
+/// Pages whose keys are looked at for each range of a table: rows of one page are neighbours
+/// more often than not, so few pages tell little however many rows they have.
+const PAGES_PER_SHARD: u64 = 20;
+const PAGE_BYTES: u64 = 8192;
 
 /// How often a cut is taken again because a table changed its form in that moment.
 const CUT_TRIES: u32 = 5;
@@ -65,6 +68,9 @@ pub struct SourceOptions {
     pub cut_wait: Duration,
     /// Bytes of a table that one worker reads.
     pub shard_bytes: u64,
+    /// Bytes of the log that one read covers at least: the server keeps what a read gives in
+    /// temporary files until it was sent.
+    pub slice_bytes: u64,
     /// Whether every cut reads all rows once more, for the digests of its tables.
     pub attests: bool,
 }
@@ -76,6 +82,7 @@ impl SourceOptions {
             scratch,
             cut_wait: CUT_WAIT_DEFAULT,
             shard_bytes: SHARD_BYTES,
+            slice_bytes: SLICE_BYTES,
             attests: false,
         }
     }
@@ -172,6 +179,7 @@ impl PostgresSource {
             name: name.to_owned(),
             capture,
             position,
+            slice_bytes: self.options.slice_bytes,
             id,
             parent_id: Mutex::default(),
             tables,
@@ -223,7 +231,7 @@ impl PostgresSource {
         };
         let count = (facts.bytes / self.options.shard_bytes.max(1)).clamp(1, SHARDS_MAX);
         let splits = match table.is_ordered_by_server() {
-            true if count > 1 => sample_splits(sessions, table, count, rows)?,
+            true if count > 1 => sample_splits(sessions, table, count, facts.bytes)?,
             _ => Vec::new(),
         };
         let ranges = KeyRange::between(&splits);
@@ -356,15 +364,20 @@ impl CutTables {
     }
 }
 
+/// How much of a table of `bytes` is looked at to cut it into `count` ranges.
+fn sampled_percent(count: u64, bytes: u64) -> f64 {
+    let pages = (bytes / PAGE_BYTES).max(1);
+    ((count * PAGES_PER_SHARD) as f64 * 100.0 / pages as f64).min(100.0)
+}
+
 /// Keys that cut a table into about equal ranges; fewer where keys repeat.
 fn sample_splits(
     sessions: &CutSessions,
     table: &Arc<ScannedTable>,
     count: u64,
-    rows: u64,
+    bytes: u64,
 ) -> Result<Vec<Vec<u8>>> {
-    let wanted = count * SAMPLES_PER_SHARD;
-    let percent = (wanted as f64 * 100.0 / rows.max(1) as f64).clamp(0.001, 100.0);
+    let percent = sampled_percent(count, bytes);
     let key: Vec<_> = table.key().cloned().collect();
     let selected: Vec<String> = key.iter().map(|native| native.selected()).collect();
     let sql = format!(
@@ -492,6 +505,8 @@ struct PostgresSnapshot {
     name: String,
     capture: Capture,
     position: Lsn,
+    /// See [`SourceOptions::slice_bytes`].
+    slice_bytes: u64,
     /// Its name in the log.
     id: Option<CutId>,
     /// That of the parent's cut, which the slot must tell of.
@@ -597,8 +612,9 @@ impl PostgresSnapshot {
             reader = reader.looking_for(parent);
         }
         let mut copy = SlotCopy::create(&self.server, &self.name, self.random)?;
-        let begins_at = slot.restart.unwrap_or(from).min(from);
-        read_slot(&mut copy, &self.name, begins_at, &mut reader)?;
+        let begins_at = slot.confirmed.unwrap_or(from);
+        let slices = Slices { begins_at, bytes_min: self.slice_bytes };
+        read_slot(&mut copy, &self.name, slices, &mut reader)?;
         if !reader.has_found() {
             let message = format!(
                 "the parent's cut at {} is not in the past of this server: it was set back to \
@@ -777,5 +793,21 @@ impl ChangeStream<'_> {
             whole.push(RowRef { payload, ..row });
         }
         Ok(whole)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn enough_pages_of_a_table_of_any_size_are_looked_at() {
+        for bytes in [1u64 << 16, 1 << 25, 400 << 20, 1 << 34, 1 << 44] {
+            let count = (bytes / SHARD_BYTES).clamp(1, SHARDS_MAX);
+            let pages = bytes / PAGE_BYTES;
+            let looked_at = sampled_percent(count, bytes) / 100.0 * pages as f64;
+            let wanted = (count * PAGES_PER_SHARD).min(pages) as f64;
+            assert!((looked_at - wanted).abs() < 1.0, "{bytes}: {looked_at} of {wanted}");
+        }
     }
 }
