@@ -378,6 +378,7 @@ impl fmt::Debug for Secret {
 }
 
 /// Digits of a scope.
+#[cfg(feature = "postgres")]
 const SCOPE_LEN: usize = 8;
 
 impl Place {
@@ -472,6 +473,7 @@ impl Place {
     ///
     /// # Errors
     /// When it cannot be written down.
+    #[cfg(feature = "postgres")]
     pub(crate) fn scope(&self, env: &dyn Env) -> Result<String> {
         let path = self.dir.join("scope");
         let failed = |cause| Error::io(format!("name the state in `{}`", path.display()), cause);

@@ -126,6 +126,23 @@ fn a_warm_copy_is_rolled_forward_and_one_that_was_written_to_is_refused() {
 }
 
 #[test]
+fn an_increment_of_a_thousand_rows_is_one_chunk() {
+    let rows = 6 * ROWS;
+    let world = World::new(rows, 0);
+    let url = world.url();
+    let whole = ["restore", "backups", "--target", &url, "--shards", "1", "--json"];
+    world.tidemark().run(whole).expect_code(0);
+    let source = open(&world.folder.path().join("source"));
+    change(&source, &table("orders"), rows, 5);
+    world.tidemark().run(BACKUP).expect_code(0);
+    let chunks = world.folder.path().join("chunks");
+    let onwards = ["restore", "backups", "--target", &url, "--continue", "--json"];
+    world.tidemark().with_chunk_log(&chunks).run(onwards).expect_code(0);
+    assert_eq!(lines(&chunks).len(), 1, "{:?}", lines(&chunks));
+    assert_eq!(world.rows("orders"), world.source_rows());
+}
+
+#[test]
 fn a_restore_that_is_killed_anywhere_carries_on_and_repeats_no_chunk() {
     let world = World::new(ROWS, 2);
     let expected = world.source_rows();

@@ -2,7 +2,9 @@
 
 use std::fmt::Debug;
 
-use super::{ExistingTable, Fence, Mark, Publish, Target, TargetLimits, TargetShard, TargetTable};
+use super::{
+    ChangesMax, ExistingTable, Fence, Mark, Publish, Target, TargetLimits, TargetShard, TargetTable,
+};
 use crate::error::Result;
 use crate::ids::{OperationId, TableName, Txn};
 use crate::row::{RowBatch, RowStream};
@@ -73,6 +75,11 @@ pub trait TargetLayer: Debug + Send + Sync {
     /// See [`Target::limits`].
     fn limits(&self) -> Result<TargetLimits> {
         self.inner().limits()
+    }
+
+    /// See [`Target::changes_max`].
+    fn changes_max(&self) -> ChangesMax {
+        self.inner().changes_max()
     }
 
     /// See [`Target::prepare`].
@@ -146,6 +153,10 @@ impl<L: TargetLayer> Target for L {
 
     fn limits(&self) -> Result<TargetLimits> {
         TargetLayer::limits(self)
+    }
+
+    fn changes_max(&self) -> ChangesMax {
+        TargetLayer::changes_max(self)
     }
 
     fn prepare(&self, fence: Fence, tables: &[TargetTable]) -> Result<()> {

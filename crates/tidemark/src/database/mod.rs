@@ -212,6 +212,11 @@ pub trait Target: Debug + Send + Sync {
         Ok(TargetLimits::default())
     }
 
+    /// How much one chunk may hold that changes rows in place.
+    fn changes_max(&self) -> ChangesMax {
+        ChangesMax::default()
+    }
+
     /// Makes the hidden tables of `fence.operation` and claims every shard for
     /// `fence.epoch`. Idempotent: what is there already is kept, marks included.
     ///
@@ -434,6 +439,24 @@ pub struct TargetLimits {
     pub shards_now: u64,
     /// Bytes of a key in its canonical encoding.
     pub key_bytes_max: Option<u64>,
+}
+
+/// How much one chunk may hold that changes rows in place. What is appended has one size for
+/// every target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangesMax {
+    /// Rows.
+    pub rows: u32,
+    /// Key and payload bytes.
+    pub bytes: u64,
+}
+
+impl Default for ChangesMax {
+    /// For a target in which each row dirties a page, and another when it splits the first: a
+    /// chunk then stays below 8 MiB.
+    fn default() -> ChangesMax {
+        ChangesMax { rows: 768, bytes: 1 << 20 }
+    }
 }
 
 /// What stands under a name.

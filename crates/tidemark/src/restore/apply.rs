@@ -21,9 +21,6 @@ use crate::row::{KeyRange, RowBatch, RowCodec, RowStream};
 /// A chunk that is appended; its bytes are about what one transaction dirties, and with its last
 /// row still below a power of two, which is how its buffer grows.
 const APPENDED: BatchMax = BatchMax { rows: 64 << 10, bytes: (4 << 20) - (64 << 10) };
-/// A chunk that changes rows in place: each row dirties a page, and another when it splits the
-/// first, so that a chunk stays below 8 MiB.
-const CHANGED: BatchMax = BatchMax { rows: 768, bytes: 1 << 20 };
 /// Bytes of a chunk beside which nothing is read: it holds a huge row, and the next may, too.
 const HUGE_BYTES: u64 = 2 * APPENDED.bytes;
 
@@ -149,7 +146,11 @@ impl<'a> ShardApply<'a> {
 
 impl<'a> Gathering<'a> {
     fn open(work: &ShardWork<'a>, mark: &Mark) -> Result<Gathering<'a>> {
-        let BatchMax { rows, bytes } = if work.is_fresh { APPENDED } else { CHANGED };
+        let changed = || {
+            let max = work.target.changes_max();
+            BatchMax { rows: max.rows, bytes: max.bytes }
+        };
+        let BatchMax { rows, bytes } = if work.is_fresh { APPENDED } else { changed() };
         let chunk_max = BatchMax { rows: rows.min(work.chunk_rows_max), bytes };
         let reading = Reading {
             inputs: &work.inputs,

@@ -41,7 +41,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::database::postgres::catalog::{self, DatabaseFacts};
 use crate::database::postgres::error::failed;
 use crate::database::postgres::{Purpose, Server, Session};
-use crate::database::{ExistingTable, Fence, Mark, Publish, Target, TargetShard, TargetTable};
+use crate::database::{
+    ChangesMax, ExistingTable, Fence, Mark, Publish, Target, TargetShard, TargetTable,
+};
 use crate::error::{Error, Kind, Result};
 use crate::ids::{OperationId, ShardIdx, TableName, Txn};
 use crate::row::{RowBatch, RowStream};
@@ -180,6 +182,11 @@ impl Target for PostgresTarget {
             let has_records = self.has_records.load(Ordering::Acquire);
             copy::existing(session, &self.database, name, has_records)
         })
+    }
+
+    fn changes_max(&self) -> ChangesMax {
+        // Every chunk costs a dozen statements, and its plan does not depend on its size.
+        ChangesMax { rows: 16_384, bytes: 4 << 20 }
     }
 
     fn prepare(&self, fence: Fence, tables: &[TargetTable]) -> Result<()> {
