@@ -24,6 +24,11 @@ const SHOP: &str = r#"
   ALTER TABLE child ALTER big SET STORAGE EXTERNAL;
   INSERT INTO child (k1, k2, parent, big, v) SELECT 'k' || n % 50, n, 1 + n % 500,
     repeat('x' || n, 1500), ARRAY[n, NULL] FROM generate_series(1, 400) n;
+  CREATE TABLE z_owner (id int PRIMARY KEY, name text);
+  CREATE TABLE a_item (id int PRIMARY KEY, owner int NOT NULL REFERENCES z_owner,
+    strict int REFERENCES z_owner ON DELETE RESTRICT, next int REFERENCES a_item DEFERRABLE);
+  INSERT INTO z_owner SELECT n, 'o' || n FROM generate_series(1, 60) n;
+  INSERT INTO a_item SELECT n, n, n, 1 FROM generate_series(1, 60) n;
   CREATE INDEX child_by_parent ON child (parent DESC) INCLUDE (s) WHERE parent > 3;
 "#;
 
@@ -32,17 +37,27 @@ const CHANGES: [&str; 3] = [
     "UPDATE child SET v = ARRAY[7] WHERE k2 % 3 = 0; \
      UPDATE child SET k2 = k2 + 0.5, k1 = 'moved' WHERE k2 % 10 = 0; \
      DELETE FROM parent WHERE id % 7 = 0; \
-     UPDATE zoo.printed SET a = '{9}' WHERE id = 1; DELETE FROM zoo.native WHERE id = 2; \
+     INSERT INTO z_owner VALUES (100, 'new'); \
+     INSERT INTO a_item VALUES (100, 100, 100, 100); DELETE FROM a_item WHERE id = 60; \
+     DELETE FROM z_owner WHERE id = 60; UPDATE zoo.printed SET a = '{9}' WHERE id = 1; DELETE FROM zoo.native WHERE id = 2; \
      UPDATE zoo.mixed SET c = 'Infinity' WHERE k1 = 'z'",
     "INSERT INTO parent (code, up) SELECT 'later ' || n, 1 FROM generate_series(1, 90) n; \
      ALTER TABLE child ADD note text DEFAULT 'new'; ALTER TABLE child RENAME v TO w; \
      UPDATE child SET note = 'set' WHERE parent < 20",
-    "TRUNCATE zoo.native; INSERT INTO zoo.native (id, i) VALUES (77, 'after'); \
+    "INSERT INTO z_owner VALUES (101, 'newer'); UPDATE a_item SET owner = 101, strict = 101 \
+     WHERE id = 59; DELETE FROM z_owner WHERE id = 59; TRUNCATE zoo.native; INSERT INTO zoo.native (id, i) VALUES (77, 'after'); \
      DELETE FROM child WHERE k1 = 'k1'; UPDATE child SET big = 'short' WHERE k1 = 'k2'",
 ];
 
-const TABLES: [&str; 5] =
-    ["public.parent", "public.child", "zoo.native", "zoo.printed", "zoo.mixed"];
+const TABLES: [&str; 7] = [
+    "public.parent",
+    "public.child",
+    "public.z_owner",
+    "public.a_item",
+    "zoo.native",
+    "zoo.printed",
+    "zoo.mixed",
+];
 
 struct World {
     cluster: Cluster,
@@ -83,9 +98,11 @@ impl World {
         TABLES.into_iter().map(show).collect()
     }
 
-    /// Every index and constraint of `parent` and `child`, without the schema's name.
+    /// Every index and constraint of four tables, without the schema's name.
     fn structure(&self, schema: &str) -> String {
-        let of = format!("IN ('{schema}.parent'::regclass, '{schema}.child'::regclass)");
+        let named = ["parent", "child", "z_owner", "a_item"];
+        let named = named.map(|name| format!("'{schema}.{name}'::regclass")).join(", ");
+        let of = format!("IN ({named})");
         let indexes = format!(
             "SELECT replace(pg_get_indexdef(indexrelid), '{schema}.', '') FROM pg_index \
              WHERE indrelid {of} ORDER BY 1"
@@ -138,6 +155,14 @@ fn every_point_of_a_live_server_comes_back_beside_its_tables() {
         for table in TABLES {
             assert_eq!(found[table], expected[table], "{table} moved on, on {}", version.major);
         }
+        let related = |schema: &str| {
+            let sql = format!(
+                "SELECT conname || ' ' || replace(pg_get_constraintdef(oid), '{schema}.', '') \
+                 FROM pg_constraint WHERE conrelid = '{schema}.a_item'::regclass ORDER BY 1"
+            );
+            world.cluster.sql(&sql)
+        };
+        assert_eq!(related("at_2"), related("public"));
         // The live tables were never touched.
         assert_eq!(world.shown(None), *expected);
     }

@@ -52,16 +52,90 @@ pub(super) fn publish(
         Some((_, State::Sealed)) => {}
     }
     let tables = hidden_tables(&mut transaction, key)?;
+    let relaxed = relax(&mut transaction, &tables)?;
     for table in &tables {
         publish_table(&mut transaction, database, key, table, how)
             .map_err(|error| error.context(format!("publish `{}`", table.plan.name)))?;
     }
+    tighten(&mut transaction, &relaxed)?;
     forget_hidden(&mut transaction, key)?;
     put_operation(&mut transaction, key, fence.epoch, State::Published)?;
     drop_if_empty(&mut transaction, &hidden_schema(key))?;
     failpoint::hit("postgres.published");
     transaction.commit().map_err(failed(what))?;
     failpoint::hit("postgres.published_durably");
+    Ok(())
+}
+
+/// A foreign key of a copy that is merged, as it is to be again.
+struct Relaxed {
+    table: u32,
+    name: String,
+    again: Again,
+}
+
+enum Again {
+    /// It was checked at the end of each statement, or could be put off.
+    Checked(&'static str),
+    /// It restricts, which cannot be put off, and was dropped.
+    Added(String),
+}
+
+/// Puts off the foreign keys of the copies that are merged, which go from one point to the
+/// next together: on the way a row may lead to one that comes later.
+fn relax(transaction: &mut Transaction<'_>, tables: &[HiddenRecord]) -> Result<Vec<Relaxed>> {
+    let what = "put off the foreign keys of the copies";
+    let merged: Vec<u32> = tables
+        .iter()
+        .filter_map(|hidden| match hidden.base {
+            Base::Beside(oid) => Some(oid),
+            Base::Empty | Base::InPlace(_) => None,
+        })
+        .collect();
+    let sql = "SELECT conrelid, conname::text, condeferrable, condeferred, \
+               confdeltype::text = 'r' OR confupdtype::text = 'r', pg_get_constraintdef(oid) \
+               FROM pg_constraint WHERE contype = 'f' AND conrelid = ANY ($1) AND conparentid = 0";
+    let rows = transaction.query(sql, &[&merged]).map_err(failed(what))?;
+    let mut relaxed = Vec::new();
+    for row in rows {
+        let (table, name): (u32, String) = (row.get(0), row.get(1));
+        let Some(at) = name_of(transaction, table)? else { continue };
+        let (at, constraint) = (sql_name(&at), quoted(&name));
+        let again = match (row.get(4), row.get(2), row.get(3)) {
+            (true, _, _) => Again::Added(row.get(5)),
+            (false, false, _) => Again::Checked("NOT DEFERRABLE"),
+            (false, true, false) => Again::Checked("DEFERRABLE INITIALLY IMMEDIATE"),
+            (false, true, true) => Again::Checked("DEFERRABLE INITIALLY DEFERRED"),
+        };
+        let sql = match again {
+            Again::Added(_) => format!("ALTER TABLE {at} DROP CONSTRAINT {constraint}"),
+            Again::Checked(_) => format!(
+                "ALTER TABLE {at} ALTER CONSTRAINT {constraint} DEFERRABLE INITIALLY DEFERRED"
+            ),
+        };
+        transaction.batch_execute(&sql).map_err(failed(what))?;
+        relaxed.push(Relaxed { table, name, again });
+    }
+    transaction.batch_execute("SET CONSTRAINTS ALL DEFERRED").map_err(failed(what))?;
+    Ok(relaxed)
+}
+
+/// Checks what was put off, and makes the foreign keys what they were.
+fn tighten(transaction: &mut Transaction<'_>, relaxed: &[Relaxed]) -> Result<()> {
+    let what = "check the foreign keys of the copies";
+    transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").map_err(failed(what))?;
+    for Relaxed { table, name, again } in relaxed {
+        // A copy may have been replaced by a table with keys of its own.
+        let Some(at) = name_of(transaction, *table)? else { continue };
+        let (at, constraint) = (sql_name(&at), quoted(name));
+        let sql = match again {
+            Again::Checked(how) => format!("ALTER TABLE {at} ALTER CONSTRAINT {constraint} {how}"),
+            Again::Added(definition) => {
+                format!("ALTER TABLE {at} ADD CONSTRAINT {constraint} {definition}")
+            }
+        };
+        transaction.batch_execute(&sql).map_err(failed(what))?;
+    }
     Ok(())
 }
 
