@@ -10,9 +10,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use crate::database::postgres::collapse::{Collapsed, CollapsedRows, Collapser, RowState};
 use crate::database::postgres::cut::CutSessions;
 use crate::database::postgres::error::failed;
-use crate::database::postgres::literal;
 use crate::database::postgres::types::read::Tuples;
 use crate::database::postgres::types::{NativeColumn, RowReader, Wire};
+use crate::database::postgres::{Session, literal};
 use crate::database::scratch::Scratch;
 use crate::error::{Error, Kind, Result};
 use crate::row::key::decode_key_value;
@@ -189,9 +189,15 @@ pub(super) fn scan(
     }
 }
 
-/// Rows as the server sends them.
+/// Rows as the server sends them; `None` behind the last ones.
+///
+/// A thread that ends without a word has not read everything.
+type Batches = Result<Option<RowBatch>>;
+
+/// Rows of one scan, from its thread.
 pub(super) struct ScannedRows {
-    batches: Receiver<Result<RowBatch>>,
+    batches: Receiver<Batches>,
+    is_ended: bool,
 }
 
 impl ScannedRows {
@@ -208,24 +214,22 @@ impl ScannedRows {
                 let _ = sender.send(Err(error));
             }
         });
-        ScannedRows { batches }
+        ScannedRows { batches, is_ended: false }
     }
 }
 
 impl RowStream for ScannedRows {
     fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
-        match self.batches.recv() {
-            Ok(Ok(rows)) => {
-                *batch = rows;
-                Ok(true)
-            }
-            Ok(Err(error)) => Err(error),
-            // The thread has sent everything.
-            Err(_) => {
-                batch.clear();
-                Ok(false)
-            }
+        batch.clear();
+        if self.is_ended {
+            return Ok(false);
         }
+        let lost = |_| Error::new(Kind::Fatal, "the thread that reads rows ended before they did");
+        match self.batches.recv().map_err(lost)?? {
+            Some(rows) => *batch = rows,
+            None => self.is_ended = true,
+        }
+        Ok(!self.is_ended)
     }
 }
 
@@ -234,43 +238,48 @@ fn read_rows(
     sessions: &Arc<CutSessions>,
     table: &ScannedTable,
     range: &KeyRange,
-    to: &SyncSender<Result<RowBatch>>,
+    to: &SyncSender<Batches>,
 ) -> Result<()> {
-    let reader = RowReader::new(&table.schema, &table.natives);
     let mut session = sessions.take()?;
-    let what = format!("read the rows of {}", table.name);
-    let sql = format!("COPY ({}) TO STDOUT (FORMAT binary)", table.query(range));
     let cancel = session.client().cancel_token();
-    let is_wanted = {
-        let output = session.client().copy_out(&sql).map_err(failed(&what))?;
-        let mut tuples = Tuples::new(output);
-        let mut batch = RowBatch::new();
-        let is_wanted = loop {
-            if !tuples.next()? {
-                break batch.is_empty() || to.send(Ok(batch)).is_ok();
-            }
-            reader.push(&tuples, &mut batch)?;
-            if !range.contains(batch.last().expect("a row was pushed").key) {
-                batch.pop();
-                continue;
-            }
-            if batch.byte_count() >= BATCH_BYTES || batch.len() >= BATCH_ROWS {
-                let full = std::mem::take(&mut batch);
-                if to.send(Ok(full)).is_err() {
-                    break false;
-                }
-            }
-        };
-        if !is_wanted {
-            // Otherwise closing the session would wait for all the rows that are left.
-            sessions.cancel(&cancel);
-        }
-        is_wanted
-    };
-    if is_wanted {
+    let sent = send_rows(&mut session, table, range, to);
+    if matches!(sent, Ok(true)) {
         sessions.give_back(session);
+    } else {
+        // Otherwise closing the session would wait for all the rows that are left.
+        sessions.cancel(&cancel);
     }
-    Ok(())
+    sent.map(drop)
+}
+
+/// Sends all rows; whether they were taken.
+fn send_rows(
+    session: &mut Session,
+    table: &ScannedTable,
+    range: &KeyRange,
+    to: &SyncSender<Batches>,
+) -> Result<bool> {
+    let reader = RowReader::new(&table.schema, &table.natives);
+    let sql = format!("COPY ({}) TO STDOUT (FORMAT binary)", table.query(range));
+    let what = format!("read the rows of {}", table.name);
+    let output = session.client().copy_out(&sql).map_err(failed(&what))?;
+    let mut tuples = Tuples::new(output);
+    let mut batch = RowBatch::new();
+    while tuples.next()? {
+        reader.push(&tuples, &mut batch)?;
+        if !range.contains(batch.last().expect("a row was pushed").key) {
+            batch.pop();
+            continue;
+        }
+        if batch.byte_count() >= BATCH_BYTES || batch.len() >= BATCH_ROWS {
+            let full = std::mem::take(&mut batch);
+            if to.send(Ok(Some(full))).is_err() {
+                return Ok(false);
+            }
+        }
+    }
+    let is_taken = batch.is_empty() || to.send(Ok(Some(batch))).is_ok();
+    Ok(is_taken && to.send(Ok(None)).is_ok())
 }
 
 /// Rows that come in another order, sorted.
@@ -341,6 +350,23 @@ fn sort(mut rows: ScannedRows, sessions: &CutSessions) -> Result<SortedScan> {
 mod tests {
     use super::*;
     use crate::row::{RowCodec, Schema};
+
+    #[test]
+    fn a_thread_that_ends_without_a_word_is_no_end_of_rows() {
+        let rows = |said: Vec<Batches>| {
+            let (sender, batches) = sync_channel(said.len());
+            said.into_iter().for_each(|batch| sender.send(batch).unwrap());
+            ScannedRows { batches, is_ended: false }
+        };
+        let mut batch = RowBatch::new();
+        let mut whole = rows(vec![Ok(Some(RowBatch::new())), Ok(None)]);
+        assert!(whole.next_batch(&mut batch).unwrap());
+        assert!(!whole.next_batch(&mut batch).unwrap());
+        assert!(!whole.next_batch(&mut batch).unwrap());
+        let mut torn = rows(vec![Ok(Some(RowBatch::new()))]);
+        assert!(torn.next_batch(&mut batch).unwrap());
+        assert_eq!(torn.next_batch(&mut batch).unwrap_err().kind(), Kind::Fatal);
+    }
 
     fn table(key: &[(&str, LogicalType, Wire, &str)]) -> ScannedTable {
         let columns: Vec<(&str, LogicalType)> =
