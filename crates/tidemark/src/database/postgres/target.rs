@@ -1,8 +1,8 @@
 //! The database as a [`Target`]: hidden tables, marks beside them, and one transaction at the end.
 //!
 //! Everything that is remembered lies in the schema `tidemark` of the database itself, see
-//! [`records`]. The hidden tables of an operation lie in a schema of their own, which its role
-//! alone can enter.
+//! `target/records.rs`. The hidden tables of an operation lie in a schema of their own, which
+//! its role alone can enter.
 //!
 //! # Order
 //! A chunk's transaction writes rows first and updates the mark last, and only if the mark is

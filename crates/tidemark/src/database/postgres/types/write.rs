@@ -95,7 +95,7 @@ impl RowWriter {
     }
 
     /// Appends a row: `before` first, which are columns of the caller's own as
-    /// [`Own`](Own) says, then those of the schema.
+    /// [`Own`] says, then those of the schema.
     ///
     /// A column that a partial update leaves as it was goes as NULL; the caller says which
     /// ones in a column of its own: see [`unchanged`](Self::unchanged).
