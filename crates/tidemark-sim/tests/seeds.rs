@@ -48,6 +48,13 @@ fn pausing_and_cancelling_is_possible_anywhere() {
     hold(Scenario::PauseCancelAnywhere, 300);
 }
 
+/// Found by a soak: two windows in one look, and shards were started in the first one.
+#[test]
+fn of_two_windows_asked_for_at_once_the_last_one_counts() {
+    let report = run(Scenario::PauseCancelAnywhere, 5_000_449, How::default());
+    assert_eq!(report.violation, None);
+}
+
 #[test]
 fn a_store_in_chaos_delays_and_changes_nothing() {
     hold(Scenario::ChaosStore, 90);

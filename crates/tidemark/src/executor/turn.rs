@@ -106,9 +106,8 @@ impl<'a> Turns<'a> {
         if self.operation().state().phase.is_terminal() {
             return Ok(Orders::default());
         }
-        let requests = self.driver.requests()?;
-        let seen = requests.last().map(|(number, _)| *number);
-        let waited = requests.into_iter().map(|(_, request)| request);
+        let (waited, seen) = self.requests()?;
+        let waited = waited.into_iter();
         let events: Vec<Event> = match intent {
             // First of all: any other event would ask for work that nobody wants.
             Intent::Cancel => {
@@ -230,10 +229,9 @@ impl<'a> Turns<'a> {
         if self.is_look_due(now) {
             self.looked = now;
             self.show(observer);
-            for (number, request) in self.driver.requests()? {
-                seen = Some(number);
-                events.push(self.steered(request, observer));
-            }
+            let requests;
+            (requests, seen) = self.requests()?;
+            events.extend(requests.into_iter().map(|request| self.steered(request, observer)));
             if is_interrupted && !self.has_paused {
                 self.has_paused = true;
                 let why = "interrupted".to_owned();
@@ -249,6 +247,18 @@ impl<'a> Turns<'a> {
             events.push(Event::Tick);
         }
         Ok(seen)
+    }
+
+    /// Requests that wait, and the number of the last one. Of several windows only the last one
+    /// counts, so that nothing is begun in a window that somebody took back.
+    fn requests(&self) -> Result<(Vec<Request>, Option<u64>)> {
+        let waiting = self.driver.requests()?;
+        let is_window = |request: &Request| matches!(request, Request::Window(_));
+        let window = waiting.iter().rposition(|(_, request)| is_window(request));
+        let seen = waiting.last().map(|(number, _)| *number);
+        let requests = waiting.into_iter().map(|(_, request)| request).enumerate();
+        let counts = |(at, request): &(usize, Request)| !is_window(request) || window == Some(*at);
+        Ok((requests.filter(counts).map(|(_, request)| request).collect(), seen))
     }
 
     /// The request as it can be met: no wider window than fits the memory.
