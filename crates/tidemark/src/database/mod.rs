@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::ids::{
     CollectionId, CutId, Epoch, OperationId, Position, ShardIdx, TableId, TableName, Txn,
 };
@@ -231,6 +231,8 @@ pub trait Target: Debug + Send + Sync {
     /// dropped.
     /// [`Kind::Usage`](crate::Kind::Usage): a table was prepared differently before, or is
     /// new to a sealed operation; the shards of a copy to roll forward are cut differently.
+    /// [`Kind::Unsupported`](crate::Kind::Unsupported): the plan has other columns than a copy to
+    /// roll forward, and this target cannot bring it there; nothing was changed.
     /// [`Kind::Fenced`](crate::Kind::Fenced): also after a discard, whatever the epoch.
     fn prepare(&self, fence: Fence, tables: &[TargetTable]) -> Result<()>;
 
@@ -356,6 +358,15 @@ pub struct Fence {
     pub operation: OperationId,
     /// Epoch of its holder.
     pub epoch: Epoch,
+}
+
+/// The refusal of [`Publish::Held`] over a table that readers see.
+pub(crate) fn holding_would_hide(name: &TableName) -> Error {
+    let message = format!(
+        "table `{name}` is visible, and keeping the result hidden would take it from its readers; \
+         cancel, and restore without --hold or under another name"
+    );
+    Error::new(Kind::InTheWay, message)
 }
 
 /// What becomes of the tables at the end.

@@ -6,10 +6,10 @@ use crate::database::embedded::record::{
     CopyRecord, HiddenBase, HiddenTableRecord, ShardFence, ShardRecord, TableRecord,
 };
 use crate::database::embedded::{DatabaseRecord, EmbeddedDatabase};
-use crate::database::{Disposition, Fence, Mark, Publish};
+use crate::database::{Disposition, Fence, Mark, Publish, holding_would_hide};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
-use crate::ids::{TableId, TableName};
+use crate::ids::TableId;
 
 impl EmbeddedDatabase {
     /// See [`Target::publish`](crate::database::Target::publish).
@@ -52,7 +52,7 @@ impl EmbeddedDatabase {
             let name = &hidden.plan.name;
             let found = self.catalog().table(&txn, name)?;
             if how == Publish::Held && found.as_ref().is_some_and(TableRecord::is_visible) {
-                return Err(hides(name));
+                return Err(holding_would_hide(name));
             }
             let id = self.published_id(hidden, found.as_ref(), untouched.get(name))?;
             let table = published_record(&alone.database, fence, hidden, how, id);
@@ -219,14 +219,6 @@ fn stands_on(found: &TableRecord, hidden: &HiddenTableRecord) -> bool {
         HiddenBase::InPlace { .. } => &hidden.generations,
     };
     found.shards.iter().map(|shard| &shard.generation).eq(base)
-}
-
-fn hides(name: &TableName) -> Error {
-    let message = format!(
-        "table `{name}` is visible, and keeping the result hidden would take it from its readers; \
-         cancel, and restore without --hold or under another name"
-    );
-    Error::new(Kind::InTheWay, message)
 }
 
 fn published() -> Error {

@@ -187,7 +187,11 @@ pub(super) fn check_rolled(
         table.schema.columns.iter().map(said).collect()
     };
     if columns(&found.plan) != columns(table) || found.plan.schema.key != table.schema.key {
-        return in_the_way("has other columns than the backup; restore it anew");
+        let message = format!(
+            "`{name}` has other columns than the backup, which a copy on a server cannot be moved \
+             on to; restore it anew"
+        );
+        return Err(Error::new(Kind::Unsupported, message));
     }
     Ok(found)
 }

@@ -18,7 +18,7 @@ use crate::database::postgres::target::records::{
 use crate::database::postgres::target::structure::{
     advance_sequences, force_row_security, free_name, make_way, primary_key_name,
 };
-use crate::database::{Disposition, Fence, Mark, Publish, TargetTable};
+use crate::database::{Disposition, Fence, Mark, Publish, TargetTable, holding_would_hide};
 use crate::error::{Error, Kind, Result};
 use crate::failpoint;
 use crate::ids::TableName;
@@ -149,6 +149,9 @@ fn publish_table(
     let plan = &hidden.plan;
     let (marks, rows) = held_digests(transaction, key, hidden)?;
     let standing = copy::standing(transaction, &plan.name)?;
+    if how == Publish::Held && matches!(standing, Some(Standing::Table(_))) {
+        return Err(holding_would_hide(&plan.name));
+    }
     let oid = match hidden.base {
         Base::Empty => {
             make_room(transaction, database, key, hidden, standing)?;
