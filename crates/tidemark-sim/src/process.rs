@@ -48,8 +48,8 @@ pub(crate) struct Drive<'a> {
     lost: Vec<(Ticket, BootTime)>,
 }
 
-/// Silence after which an attempt must have been given up: what the run's policy allows, and
-/// the latest that a late sign of life is heard.
+/// Silence after which an attempt must have been given up: more than what the run's policy
+/// allows and two looks.
 const SILENCE_MAX: Duration = Duration::from_secs(55);
 
 /// Phase, step, running shards and done ones of an operation.
@@ -102,6 +102,16 @@ impl<'a> Drive<'a> {
         | Event::ShardStopped { ticket } = event
         {
             self.lost.push((*ticket, now));
+        }
+    }
+
+    /// Notes that a sign of life came late, behind the last word.
+    pub(crate) fn note_heard(&mut self, answers: &[Answer], now: BootTime) {
+        for answer in answers {
+            if let Event::ShardAdvanced { ticket: heard, .. } = &answer.event {
+                let of_it = self.lost.iter_mut().filter(|(ticket, _)| ticket == heard);
+                of_it.for_each(|(_, at)| *at = now);
+            }
         }
     }
 

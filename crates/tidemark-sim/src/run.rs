@@ -633,6 +633,7 @@ impl<'a> Simulation<'a> {
         let window = drive.turns.operation().state().window;
         let before = drive.shape();
         let is_stale = is_stale && !drive.turns.is_due(moment.now);
+        drive.note_heard(&answers, moment.now);
         let turned = drive.turns.turn(answers, drive.is_interrupted, moment, &mut Unobserved);
         let orders = match turned {
             Ok(orders) => orders,
