@@ -68,7 +68,7 @@ fn a_cut_whose_session_is_ended_is_told_and_taken_again() {
     assert!(reading.next_batch(&mut batch).unwrap());
     let mut rows = batch.len();
     world.cluster.sql(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
          WHERE state = 'idle in transaction' AND application_name = 'tidemark'",
     );
     let refused = cut.scan(0, &KeyRange::ALL).unwrap().next_batch(&mut batch).unwrap_err();
