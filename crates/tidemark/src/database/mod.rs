@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::ids::{
     CollectionId, CutId, Epoch, OperationId, Position, ShardIdx, TableId, TableName, Txn,
 };
@@ -366,7 +366,7 @@ pub(crate) fn holding_would_hide(name: &TableName) -> Error {
         "table `{name}` is visible, and keeping the result hidden would take it from its readers; \
          cancel, and restore without --hold or under another name"
     );
-    Error::new(Kind::InTheWay, message)
+    Error::new(crate::Kind::InTheWay, message)
 }
 
 /// What becomes of the tables at the end.
