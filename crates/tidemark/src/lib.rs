@@ -313,6 +313,7 @@ pub mod fuzz;
 pub mod ids;
 pub(crate) mod lmdb;
 pub mod operation;
+mod percent;
 pub mod planted;
 pub mod restore;
 pub mod row;

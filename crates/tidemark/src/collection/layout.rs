@@ -22,6 +22,7 @@ use super::manifest::BackupKind;
 use crate::env::WallTime;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{Sequence, TableName};
+use crate::percent;
 
 /// The document that makes a place a collection.
 pub const COLLECTION_FILE: &str = "collection.json";
@@ -224,7 +225,7 @@ pub fn table_folder(table: &TableName) -> String {
 /// that were cut.
 pub fn table_of_folder(folder: &str) -> Option<TableName> {
     let (schema, name) = folder.split_once('.')?;
-    let table = TableName::new(&decode_percent(schema)?, &decode_percent(name)?)?;
+    let table = TableName::new(&percent::decode(schema)?, &percent::decode(name)?)?;
     (table_folder(&table) == folder).then_some(table)
 }
 
@@ -236,23 +237,6 @@ fn encode_name(name: &str, out: &mut String) {
             out.push_str(&format!("%{byte:02X}"));
         }
     }
-}
-
-fn decode_percent(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let (digits, after) = rest.split_at_checked(2)?;
-        let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.contains('+'))?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        rest = after;
-    }
-    String::from_utf8(bytes).ok()
 }
 
 /// Splits `scheme://rest`; `None` for a plain path.
@@ -270,7 +254,7 @@ pub(super) fn file_url_path(rest: &str) -> Option<PathBuf> {
     if !path.starts_with('/') || path.contains(['?', '#']) {
         return None;
     }
-    decode_percent(path).filter(|path| !path.contains('\0')).map(PathBuf::from)
+    percent::decode(path).filter(|path| !path.contains('\0')).map(PathBuf::from)
 }
 
 #[cfg(test)]

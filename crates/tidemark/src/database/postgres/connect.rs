@@ -10,6 +10,7 @@ use crate::database::postgres::error::{connecting, failed};
 use crate::database::postgres::pgpass;
 use crate::database::postgres::tls::{Tls, Trust};
 use crate::error::{Error, Kind, Result};
+use crate::percent;
 
 /// How long a connection may take to come about; a URL's `connect_timeout` wins.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -359,23 +360,9 @@ fn split_tls(url: &str) -> Result<(String, AskedTls)> {
     Ok((format!("{base}{query}"), asked))
 }
 
-/// Reads `%2F` and the like.
 fn decoded(text: &str) -> Result<String> {
-    let bad = || usage("a parameter of the URL has a `%` that is not followed by two digits");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let (pair, after) = rest.split_at_checked(2).ok_or_else(bad)?;
-        let digit = |byte: u8| (byte as char).to_digit(16).ok_or_else(bad);
-        bytes.push((digit(pair[0])? << 4 | digit(pair[1])?) as u8);
-        rest = after;
-    }
-    String::from_utf8(bytes).map_err(|_| bad())
+    percent::decode(text)
+        .ok_or_else(|| usage("a parameter of the URL has a `%` that is not followed by two digits"))
 }
 
 /// `postgres://user@host:port/database`, with what was left out left out.
