@@ -336,9 +336,12 @@ impl Cluster {
     fn run(&mut self) {
         // A server that was killed leaves processes that let go of its memory a moment later.
         let ready = poll(|| {
+            let logged = self.log().len();
             let mut guard = self.spawn();
             let begun = poll(|| {
-                if guard.shell.try_wait().unwrap().is_some() {
+                // The guard goes on reading what to do when the server has given up.
+                let has_given_up = self.log()[logged..].contains("pre-existing shared memory");
+                if has_given_up || guard.shell.try_wait().unwrap().is_some() {
                     return Some(false);
                 }
                 self.is_ready().then_some(true)
